@@ -1,0 +1,59 @@
+# Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
+#   make demo     trains FAM and BSWA on this machine and draws what each remembers
+#   make test     the fast tests
+#   make lint     format, lint and types, as CI runs them
+#   make wheel    dist/famjax-*.whl
+#   make lock     writes requirements.lock anew from setup.cfg
+# PYTHON=python3.12 make ... chooses the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+TEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test slow lint wheel lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The demo's commands, one a line: the same command line as any other job's, with the gin files of gin/recipes.
+FAMJAX := $(BIN)/python -m famjax.main
+define DEMO
+endef
+
+demo: $(READY)
+	$(if $(strip $(DEMO)),,@echo "make demo: there are no commands in DEMO (Makefile)" >&2; exit 2)
+	$(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow"
+
+slow: $(READY)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m slow
+
+lint: $(READY)
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+lock: $(READY)
+	$(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.11 --no-annotate --no-header \
+	    --extra dev --output-file requirements.lock setup.cfg
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+# The stamp is written last: a set-up that was cut short is done again.
+$(READY): requirements.lock setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; Python 3.11 or later is needed (PYTHON=... chooses one)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "make: $(PYTHON) is $$($(PYTHON) -V); Python 3.11 or later is needed (PYTHON=python3.11 make ... chooses one)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	    || { echo "make: $(PYTHON) lacks the venv module (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@

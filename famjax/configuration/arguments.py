@@ -1,0 +1,78 @@
+"""The command line: t5x's flags, and `--gin.NAME=value`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from famjax.errors import ConfigError
+
+_GIN_PREFIX = "--gin."
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the command line says.
+
+    Attributes:
+      run_mode: a name of the modes given to `parse_arguments`.
+      gin_files: in order.
+      gin_bindings: (name, value) of each `--gin.name=value`, in order; they are read after the files.
+      gin_search_paths: folders.
+      dry_run: print the resolved configuration and stop.
+      verbosity: absl's: -1 warnings, 0 information, 1 and more debugging and tracebacks.
+      help: print the usage and stop.
+    """
+
+    run_mode: str
+    gin_files: tuple[str, ...]
+    gin_bindings: tuple[tuple[str, str], ...]
+    gin_search_paths: tuple[Path, ...]
+    dry_run: bool
+    verbosity: int
+    help: bool
+
+
+def parse_arguments(arguments: Sequence[str], run_modes: Sequence[str]) -> Arguments:
+    """Parses the arguments that follow the program's name.
+
+    Raises:
+      ConfigError: an unknown flag, a value that a flag does not take, a word that is no flag.
+    """
+    values = _define(run_modes)
+    bindings = [_parse_binding(argument) for argument in arguments if argument.startswith(_GIN_PREFIX)]
+    try:
+        rest = values(["famjax", *(a for a in arguments if not a.startswith(_GIN_PREFIX))])[1:]
+    except flags.Error as error:
+        raise ConfigError(f"{error} (famjax --help lists the flags)") from error
+    if rest:
+        raise ConfigError(f"{rest[0]!r} is not a flag; settings are given as --gin.NAME=value (famjax --help).")
+    return Arguments(
+        run_mode=values.run_mode,
+        gin_files=tuple(values.gin_file),
+        gin_bindings=tuple(bindings),
+        gin_search_paths=tuple(Path(path) for path in values.gin_search_paths),
+        dry_run=values.dry_run,
+        verbosity=values.verbosity,
+        help=bool(values["help"].value),
+    )
+
+
+def _define(run_modes: Sequence[str]) -> flags.FlagValues:
+    """Defines the flags on values of their own, so that a process may parse more than one command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_enum("run_mode", "train", list(run_modes), "What to do.", flag_values=values)
+    flags.DEFINE_multi_string("gin_file", [], "A gin file; may be repeated.", flag_values=values)
+    flags.DEFINE_list("gin_search_paths", [], "Folders to search, separated by commas.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.", flag_values=values)
+    flags.DEFINE_integer("verbosity", -1, "-1 warnings, 0 information, 1 tracebacks.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
+    return values
+
+
+def _parse_binding(argument: str) -> tuple[str, str]:
+    name, equals, value = argument.removeprefix(_GIN_PREFIX).partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"{argument}: a setting is written --gin.NAME=value, without a space around the equals sign.")
+    return name.strip(), value.strip()

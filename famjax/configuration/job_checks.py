@@ -1,0 +1,61 @@
+"""Checks of a job against what is known only after jax or the data have started: devices and vocabulary."""
+
+import math
+
+from famjax.data.config import DataConfig
+from famjax.errors import ConfigError
+from famjax.evaluation.config import EvalJob
+from famjax.models.config import TransformerConfig
+from famjax.training.config import TrainJob
+
+
+def check_batch(job: TrainJob | EvalJob, num_data_shards: int, process_count: int = 1) -> None:
+    """Checks that every batch of a job divides evenly.
+
+    Args:
+      job: TrainJob or EvalJob.
+      num_data_shards: size of the mesh's data axis: devices that the batch is spread over.
+      process_count: hosts, each of which feeds an equal part of the batch.
+
+    Raises:
+      ConfigError: names the batch size, what must divide it and the nearest sizes that would do.
+    """
+    microbatches = 1
+    if isinstance(job, TrainJob):
+        microbatches = job.num_microbatches
+        if job.eval_data is not None:
+            _require_divisible(job.eval_data, "eval_data", num_data_shards, process_count, 1)
+    _require_divisible(job.data, "data", num_data_shards, process_count, microbatches)
+
+
+def _require_divisible(
+    data: DataConfig, field: str, num_data_shards: int, process_count: int, microbatches: int
+) -> None:
+    divisor = math.lcm(num_data_shards * microbatches, process_count)
+    if data.batch_size % divisor == 0:
+        return
+    below = data.batch_size // divisor * divisor
+    fitting = " or ".join(str(size) for size in (below, below + divisor) if size)
+    raise ConfigError(
+        f"DataConfig.batch_size = {data.batch_size} ({field}) does not divide over {num_data_shards} data-parallel "
+        f"devices x {microbatches} microbatches on {process_count} hosts; it must be a multiple of {divisor}.\n"
+        f"  Set --gin.BATCH_SIZE to {fitting}, or change --gin.TrainJob.num_microbatches or "
+        "--gin.MeshConfig.model_parallelism."
+    )
+
+
+def check_vocabulary(model: TransformerConfig, vocab_size: int) -> None:
+    """Checks that the model's embedding table has a row for every token of the task's vocabulary.
+
+    Args:
+      model: the model.
+      vocab_size: ids of the task's vocabulary.
+
+    Raises:
+      ConfigError: the table is smaller.
+    """
+    if model.vocab_size < vocab_size:
+        raise ConfigError(
+            f"TransformerConfig.vocab_size = {model.vocab_size} is smaller than the task's vocabulary of {vocab_size} "
+            f"tokens; set --gin.TransformerConfig.vocab_size={vocab_size} or more."
+        )

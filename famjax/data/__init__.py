@@ -1,0 +1,1 @@
+"""Tasks, vocabularies and batches."""

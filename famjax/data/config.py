@@ -1,0 +1,104 @@
+"""Where examples come from: frozen settings that check themselves. Imports neither tensorflow nor seqio."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
+from famjax.errors import ConfigError
+from famjax.validation import require_at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteVocabulary:
+    """UTF-8 bytes, with seqio's (and ByT5's) ids: 0 pads and begins, 1 ends, byte b is b + 3; 259 ids."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePieceVocabulary:
+    """A SentencePiece model.
+
+    Attributes:
+      path: its .model file.
+    """
+
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceVocabulary:
+    """A Hugging Face tokenizer.
+
+    Attributes:
+      path: its tokenizer.json.
+      pad_token, bos_token, eos_token: its special tokens, as written there; None: it has none (padding and the
+        beginning are then id 0).
+    """
+
+    path: str
+    pad_token: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+
+
+VocabularyConfig = ByteVocabulary | SentencePieceVocabulary | HuggingFaceVocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """One stream of batches.
+
+    Attributes:
+      mixture_or_task_name: a famjax task, or any mixture or task of the seqio registry.
+      task_feature_lengths: tokens an example, by feature ("targets", and "inputs" where a seqio task has them); a batch
+        is as long as their sum.
+      batch_size: examples in the global batch [B].
+      split: "train", "validation", or any split that a seqio task has.
+      shuffle: whether examples come in an order drawn from `seed`.
+      seed: of the shuffling, the mixing and whatever a task draws.
+      vocabulary: what famjax tasks are encoded with (a seqio task brings its own).
+      tasks: settings of further famjax tasks by name; they come before the built-in tasks of the same names.
+      prefetch: batches made ahead, in the background; 0 makes each when it is asked for.
+      use_cached: take a seqio task's cached examples.
+      module: a Python module imported first, which may register seqio tasks (t5x's MIXTURE_OR_TASK_MODULE).
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    batch_size: int
+    split: str = "train"
+    shuffle: bool = True
+    seed: int = 0
+    vocabulary: VocabularyConfig = ByteVocabulary()
+    tasks: Mapping[str, TaskConfig] = dataclasses.field(default_factory=dict)
+    prefetch: int = 2
+    use_cached: bool = False
+    module: str | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "batch_size")
+        require_at_least(self, 0, "seed", "prefetch")
+        if not self.task_feature_lengths:
+            raise ConfigError(
+                "DataConfig.task_feature_lengths is empty; set it, as --gin.TASK_FEATURE_LENGTHS=\"{'targets': 2048}\"."
+            )
+        for feature, length in self.task_feature_lengths.items():
+            if length < 1:
+                raise ConfigError(f"DataConfig.task_feature_lengths[{feature!r}] = {length}; allowed: 1 or more.")
+        if not isinstance(self.vocabulary, VocabularyConfig):
+            raise ConfigError(
+                f"DataConfig.vocabulary = {self.vocabulary!r}; allowed: @ByteVocabulary(), @SentencePieceVocabulary(), "
+                "@HuggingFaceVocabulary()."
+            )
+        for name, task in self.tasks.items():
+            if not isinstance(task, TaskConfig):
+                kinds = ", ".join(f"@{kind.__name__}()" for kind in TASK_CONFIGURABLES)
+                raise ConfigError(f"DataConfig.tasks[{name!r}] = {task!r}; allowed: {kinds}.")
+
+    @property
+    def length(self) -> int:
+        """Tokens of an example in a batch [T]."""
+        return sum(self.task_feature_lengths.values())
+
+
+TASK_CONFIGURABLES = (Documents, PassKey, PassKeyDocuments, AssociativeRecall, Mixture)
+CONFIGURABLES = (DataConfig, ByteVocabulary, SentencePieceVocabulary, HuggingFaceVocabulary, *TASK_CONFIGURABLES)

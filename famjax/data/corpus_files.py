@@ -1,0 +1,96 @@
+"""Which files a corpus has, and which split each belongs to."""
+
+import dataclasses
+import glob
+import hashlib
+import os
+import sysconfig
+from pathlib import Path
+
+from famjax.data.task_config import Documents
+from famjax.errors import DataError
+
+SPLITS = ("train", "validation")
+# Not a corpus: installed packages, and tests, some of which are badly encoded on purpose.
+_STANDARD_LIBRARY_EXCLUDED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class CorpusFile:
+    """A file of a corpus.
+
+    Attributes:
+      name: its path below the root of its glob, with "/" between folders: what the split's hash is taken of.
+      path: where it is.
+    """
+
+    name: str
+    path: str
+
+
+def corpus_files(config: Documents, split: str) -> list[CorpusFile]:
+    """The files of one split, sorted by name.
+
+    Args:
+      config: the globs, and how they are split.
+      split: one of SPLITS.
+
+    Raises:
+      DataError: a glob without files, or a split without files.
+    """
+    if config.validation_paths:
+        return _matches(config.paths if split == "train" else config.validation_paths)
+    files = _matches(config.paths)
+    chosen = [
+        file for file in files if _in_validation(file.name, config.validation_fraction) == (split == "validation")
+    ]
+    if not chosen:
+        raise DataError(
+            f"The {split} split of the documents has none of the {len(files)} files: all fell into the other one. "
+            "Set Documents.validation_paths, or change Documents.validation_fraction "
+            f"(it is {config.validation_fraction})."
+        )
+    return chosen
+
+
+def _in_validation(name: str, fraction: float) -> bool:
+    """Whether a file is for validation: a function of its name alone, so that other files do not change it."""
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _matches(patterns: tuple[str, ...]) -> list[CorpusFile]:
+    """The files of all globs, each once, sorted."""
+    if not patterns:
+        return _standard_library()
+    found: dict[Path, CorpusFile] = {}
+    for pattern in patterns:
+        root, below = _split_pattern(pattern)
+        names = [path.relative_to(root) for path in root.glob(below) if path.is_file()]
+        # As in a shell, a wildcard does not stand for a hidden name.
+        names = [name for name in names if "/." in f"/{below}" or not any(part.startswith(".") for part in name.parts)]
+        if not names:
+            raise DataError(f"No file matches {pattern!r} (Documents.paths, Documents.validation_paths).")
+        for name in names:
+            found.setdefault((root / name).resolve(), CorpusFile(name.as_posix(), str(root / name)))
+    return sorted(found.values())
+
+
+def _split_pattern(pattern: str) -> tuple[Path, str]:
+    """The folder above a glob's first wildcard (a plain path's own folder), and what stands below it."""
+    parts = Path(pattern).expanduser().parts
+    fixed = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:fixed]), "/".join(parts[fixed:])
+
+
+def _standard_library() -> list[CorpusFile]:
+    """The running interpreter's own .py sources."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _STANDARD_LIBRARY_EXCLUDED]
+        paths = [Path(folder, name) for name in names if name.endswith(".py")]
+        files += [CorpusFile(path.relative_to(root).as_posix(), str(path)) for path in paths]
+    if not files:
+        raise DataError(f"This Python has no sources of its standard library in {root}; set Documents.paths.")
+    return sorted(files)

@@ -1,0 +1,83 @@
+"""The task `documents`: windows of consecutive tokens of long documents."""
+
+import collections
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famjax.data.corpus import Corpus, open_corpus
+from famjax.data.examples import Example, Reading
+from famjax.data.shuffling import EpochOrder
+from famjax.data.task_config import Documents
+from famjax.errors import DataError
+
+
+class Windows:
+    """All windows of a corpus, numbered.
+
+    Attributes:
+      size: how many.
+      skipped: documents that were too short, as a count by reason.
+    """
+
+    def __init__(self, corpus: Corpus, length: int, short_documents: str, whole_only: bool = False) -> None:
+        """Cuts a corpus.
+
+        Args:
+          corpus: what is cut.
+          length: tokens of a window.
+          short_documents: see `Documents`.
+          whole_only: leave out what remains behind the last whole window (of the corpus or of each document).
+
+        Raises:
+          DataError: no window at all, or a document shorter than a window where that is an error.
+        """
+        self._tokens, self._length = corpus.encoded.tokens, length
+        self.skipped: collections.Counter[str] = collections.Counter()
+        if short_documents == "pack":
+            starts = corpus.encoded.starts[[0, -1]]
+        else:
+            starts = corpus.encoded.starts
+            (short,) = np.nonzero(np.diff(starts) < length)
+            if short.size and short_documents == "error":
+                raise DataError(
+                    f"{corpus.place(int(short[0]))}: a document of {int(np.diff(starts)[short[0]])} tokens is "
+                    f"shorter than an example of {length}; {short.size} of {len(starts) - 1} documents are "
+                    "(Documents.short_documents = 'pack' joins them, 'skip' leaves them out)."
+                )
+            self.skipped["short_document"] += int(short.size)
+        lengths = np.diff(starts)
+        counts = np.where(lengths < length, 0 if short_documents != "pack" else 1, -(-lengths // length))
+        if whole_only:
+            counts = lengths // length
+        self._starts, self._ends = starts[:-1], starts[1:]
+        self._first_windows = np.concatenate([[0], np.cumsum(counts)])
+        self.size = int(self._first_windows[-1])
+        if not self.size:
+            raise DataError(
+                f"The documents hold no window of {length} tokens: {len(self._starts)} of {int(lengths.max())} tokens "
+                f"at most, the first at {corpus.place(0)}."
+            )
+
+    def __getitem__(self, number: int) -> NDArray[np.unsignedinteger]:
+        """The tokens of a window [length, or fewer at an end]."""
+        document = int(np.searchsorted(self._first_windows, number, side="right")) - 1
+        start = int(self._starts[document]) + (number - int(self._first_windows[document])) * self._length
+        return self._tokens[start : min(start + self._length, int(self._ends[document]))]
+
+
+class DocumentExamples:
+    """Examples of `Documents`: every window once an epoch, each as long as the reader's longest example."""
+
+    def __init__(self, config: Documents, reading: Reading) -> None:
+        """Opens the corpus; DataError as `open_corpus` and `Windows`."""
+        corpus = open_corpus(config, reading.split, reading.vocabulary)
+        self._windows = Windows(corpus, reading.longest, config.short_documents)
+        self.size = self._windows.size if reading.ends else None
+        self.skipped = dict(collections.Counter(corpus.encoded.skipped) + self._windows.skipped)
+        self._order = EpochOrder(self._windows.size, reading.shuffle, *reading.key)
+
+    def __getitem__(self, index: int) -> Example:
+        """See `famjax.data.examples.Examples`."""
+        targets = self._windows[self._order[index]]
+        return Example(targets, np.ones(len(targets), np.float32), np.zeros(len(targets), np.bool_))

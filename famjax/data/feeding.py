@@ -1,0 +1,89 @@
+"""The door to the data: from a DataConfig to a stream of batches, or to the vocabulary."""
+
+import functools
+import importlib
+
+from famjax.data import registry
+from famjax.data.batches import BatchIterator, ExampleBatches, Rows, State
+from famjax.data.config import DataConfig
+from famjax.data.examples import Reading
+from famjax.data.prefetching import Prefetching
+from famjax.data.tasks import open_examples
+from famjax.data.vocabularies import Vocabulary, make_vocabulary
+from famjax.errors import ConfigError
+
+
+def open_batches(
+    config: DataConfig,
+    lengths: tuple[int, int] | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    state: State | None = None,
+) -> BatchIterator:
+    """Opens a stream of batches.
+
+    The training split of a famjax task has no end; the validation split ends with StopIteration after one epoch, its
+    last batch filled up with rows that are padding throughout.
+
+    Args:
+      config: what is read.
+      lengths: tokens of the shortest and of the longest example; batches are [rows, longest]. None: from the task's own
+        shortest to `config.length`.
+      process_index: of this host.
+      process_count: hosts, each of which gets its rows of the global batch.
+      state: of an earlier stream, behind whose last batch this one goes on.
+
+    Raises:
+      ConfigError: no such task or split, or settings that do not fit together.
+      DataError: files that cannot be read as the settings say.
+    """
+    _import_module(config)
+    rows = Rows(config.batch_size, process_index, process_count)
+    if not registry.is_task(config.mixture_or_task_name, config.tasks):
+        from famjax.data.seqio_feeding import open_seqio_batches
+
+        return open_seqio_batches(config, lengths, rows, state)
+    shortest, longest = lengths or (None, config.length)
+    vocabulary = open_vocabulary(config)
+    reading = Reading(
+        name=config.mixture_or_task_name,
+        split=config.split,
+        shuffle=config.shuffle,
+        seed=config.seed,
+        shortest=shortest,
+        longest=longest,
+        vocabulary=vocabulary,
+        task_config=functools.partial(registry.task_config, tasks=config.tasks),
+    )
+    examples = open_examples(reading.task_config(reading.name), reading)
+    identity: State = {"task": reading.name, "split": reading.split, "seed": reading.seed, "shuffle": reading.shuffle}
+    batches = ExampleBatches(examples, rows, longest, vocabulary.bos_id, vocabulary.pad_id, identity, state)
+    return Prefetching(batches, config.prefetch) if config.prefetch else batches
+
+
+def open_vocabulary(config: DataConfig) -> Vocabulary:
+    """Opens the vocabulary that batches are encoded with: a seqio task's own, otherwise `config.vocabulary`.
+
+    Raises:
+      ConfigError: no such task; a special token that the vocabulary lacks.
+      DataError: a missing or wrong file.
+    """
+    _import_module(config)
+    if registry.is_task(config.mixture_or_task_name, config.tasks):
+        return make_vocabulary(config.vocabulary)
+    from famjax.data.seqio_feeding import seqio_vocabulary
+
+    return seqio_vocabulary(config)
+
+
+def _import_module(config: DataConfig) -> None:
+    """Imports the user's module, which may register seqio tasks."""
+    if config.module is None:
+        return
+    try:
+        importlib.import_module(config.module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"DataConfig.module = {config.module!r} cannot be imported: {error} (--gin.MIXTURE_OR_TASK_MODULE)."
+        ) from error

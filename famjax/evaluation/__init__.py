@@ -1,0 +1,1 @@
+"""Loss, accuracy and exact match of checkpoints, by length and by position."""

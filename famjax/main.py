@@ -1,0 +1,111 @@
+"""famjax: the command line. Parses flags and gin files, and makes one call into a run mode."""
+
+import dataclasses
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from absl import logging
+
+from famjax.configuration import operative
+from famjax.configuration.arguments import Arguments, parse_arguments
+from famjax.configuration.dry_run import describe_run
+from famjax.configuration.loading import load
+from famjax.errors import ConfigError, FamjaxError
+
+USAGE = """\
+famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
+
+  famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=train|eval] [--dry_run]
+
+  --run_mode=MODE           train (the default) or eval
+  --gin_file=FILE           may be repeated, in any order; looked for here, in the search paths, among famjax's own
+  --gin_search_paths=A,B    further folders with gin files
+  --gin.NAME=VALUE          sets a macro or a parameter, after the files; strings keep their quotes: "'/tmp/run'"
+  --dry_run                 prints every setting and where it comes from, parameter count and batch shapes, and stops
+  --verbosity=N             -1 warnings (the default), 0 information, 1 debugging and tracebacks
+
+Train a tiny FAM model on the sources of this Python's standard library, then evaluate it:
+
+  famjax --gin_file=runs/pretrain.gin --gin_file=models/tiny.gin --gin_file=memory/fam.gin \\
+      --gin.MODEL_DIR="'/tmp/run'" --gin.MIXTURE_OR_TASK_NAME="'documents'" \\
+      --gin.TASK_FEATURE_LENGTHS="{'targets': 1024}" --gin.BLOCK_SIZE=64 --gin.FAM_LENGTH=8 --gin.TRAIN_STEPS=100
+
+  famjax --run_mode=eval --gin_file=runs/eval.gin --gin.CHECKPOINT_PATH="'/tmp/run'" \\
+      --gin.EVAL_OUTPUT_DIR="'/tmp/run/eval'" --gin.MIXTURE_OR_TASK_NAME="'documents'" \\
+      --gin.TASK_FEATURE_LENGTHS="{'targets': 4096}"
+
+Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 143 stopped and saved (run it again).
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMode:
+    """What `--run_mode` chooses. Modules are named, not imported: a wrong setting is reported before jax is loaded.
+
+    Attributes:
+      job_module: where the job's settings are.
+      job_class: the dataclass in it that gin fills in.
+      module: where the mode is.
+      function: the function in it that takes the job.
+    """
+
+    job_module: str
+    job_class: str
+    module: str
+    function: str
+
+
+RUN_MODES = {
+    "train": RunMode("famjax.training.config", "TrainJob", "famjax.training.loop", "train"),
+    "eval": RunMode("famjax.evaluation.config", "EvalJob", "famjax.evaluation.evaluate", "evaluate"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does what the arguments say and returns the exit code.
+
+    A user's mistake is told in its own words on stderr, without a traceback (with one from --verbosity=1 on).
+
+    Args:
+      arguments: the command line after the program's name.
+    """
+    show_traceback = False
+    try:
+        if not arguments:
+            raise ConfigError(USAGE)
+        parsed = parse_arguments(arguments, list(RUN_MODES))
+        show_traceback = parsed.verbosity >= 1
+        if parsed.help:
+            sys.stdout.write(USAGE)
+        else:
+            _run(parsed)
+    except FamjaxError as error:
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _run(arguments: Arguments) -> None:
+    mode = RUN_MODES[arguments.run_mode]
+    logging.set_verbosity(arguments.verbosity)
+    job_class = getattr(importlib.import_module(mode.job_module), mode.job_class)
+    configuration = load(job_class, arguments.gin_files, arguments.gin_bindings, arguments.gin_search_paths)
+    if arguments.dry_run:
+        sys.stdout.write(describe_run(configuration))
+        return
+    operative.remember(configuration)
+    getattr(importlib.import_module(mode.module), mode.function)(configuration.job)
+
+
+def run() -> None:
+    """The console command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

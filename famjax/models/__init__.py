@@ -1,0 +1,1 @@
+"""The model: layers, attention, the recurrent memory and the stack."""

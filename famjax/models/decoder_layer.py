@@ -1,0 +1,235 @@
+"""A decoder layer with working memory: the recurrence in four functions - project, write, read, feed_forward.
+
+With F_p the FAM that enters piece p's block, and k_p, v_p the keys and values of that block:
+
+    q, k, v   = project(norm(X))                                     all pieces at once
+    F_{p+1}   = feed_forward(attend(q(F_p), [k(F_p) | k_p]) + F_p)   write: a scan over pieces, F rows wide
+    A_p       = attend(q_p, [segments_p | k(F_p) | k_p]) + X_p       read: mapped over pieces
+    O         = feed_forward(A)                                      all pieces at once
+
+F_{p+1} depends on the block's keys and values and not on the tokens' attention outputs, so this order equals the paper's
+Algorithm 1 exactly (spec: Order of computation). FAM uses the weights of the tokens.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float
+
+from famjax.models.attention import attend, attention_probabilities, weigh_values
+from famjax.models.config import TransformerConfig
+from famjax.models.dims import Fam, Flags, Leaf, PieceHidden, PieceQueries
+from famjax.models.layers import GatedMLP, Projection, RMSNorm
+from famjax.models.layout import Layout
+from famjax.models.memory import KeyValues, LayerState, advance_cache, fill_blocks, segment_windows
+from famjax.models.rope import Rotation, rotate
+
+
+@struct.dataclass
+class CallContext:
+    """What is the same for every layer of a call.
+
+    Attributes:
+      layout: where the tokens lie.
+      token_rotation: RoPE of the tokens [B, P, S].
+      fam_rotation: RoPE of the FAM that enters each piece [B, P, F].
+      mask: which of [segments | FAM | block] a token looks at [B, P, S, X].
+      fam_is_initial: rows whose FAM carries no context at the start of the call [B].
+    """
+
+    layout: Layout
+    token_rotation: Rotation
+    fam_rotation: Rotation
+    mask: Leaf
+    fam_is_initial: Leaf
+
+
+@struct.dataclass
+class Diagnostics:
+    """What FAM does, in a layer; in `Output`, stacked over layers. 0 where no block was completed.
+
+    Attributes:
+      fam_norm: root mean square of the FAM that a block writes, mean over rows and blocks.
+      fam_update: root mean square of its change over that of itself.
+      fam_attention: share of the tokens' attention that goes to FAM, mean over tokens and heads.
+    """
+
+    fam_norm: Leaf
+    fam_update: Leaf
+    fam_attention: Leaf
+
+
+@struct.dataclass
+class Written:
+    """The write path's results.
+
+    Attributes:
+      entering: keys and values of the FAM that enters each piece [B, P, F, K, h].
+      fam: what is left at the end [B, F, D].
+      norm: see `Diagnostics.fam_norm`.
+      update: see `Diagnostics.fam_update`.
+    """
+
+    entering: KeyValues
+    fam: Leaf
+    norm: Leaf
+    update: Leaf
+
+
+class Attention(nn.Module):
+    """The four projections of attention; RoPE on queries and keys."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        width, head_dim = config.emb_dim, config.head_dim
+        query_shape = (width, config.num_heads, head_dim)
+        key_shape = (width, config.num_kv_heads, head_dim)
+        self.query = Projection("...D,DHh->...Hh", query_shape, ("embed", "heads", "head_dim"), 1, dtype)
+        self.key = Projection("...D,DKh->...Kh", key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
+        self.value = Projection("...D,DKh->...Kh", key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
+        out_shape = (config.num_heads, head_dim, width)
+        self.out = Projection("...Hh,HhD->...D", out_shape, ("heads", "head_dim", "embed"), 2, dtype)
+
+    def __call__(self, x: Float[Array, "... D"], rotation: Rotation) -> tuple[Float[Array, "... H h"], KeyValues]:
+        """Returns queries [..., H, h], and keys and values [..., K, h]."""
+        keys = rotate(self.key(x), rotation)
+        return rotate(self.query(x), rotation), KeyValues(keys=keys, values=self.value(x))
+
+
+class DecoderLayer(nn.Module):
+    """One layer. Called with (x, layer state, context), it returns (x, (new layer state, diagnostics))."""
+
+    config: TransformerConfig
+    deterministic: bool
+
+    def setup(self) -> None:
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        memory = config.memory
+        self.attention_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, config.mlp_activation, dtype)
+        self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
+        if memory.fam_length and memory.fam_start == "prefix":
+            init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
+            self.fam_prefix = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
+
+    def __call__(
+        self, x: PieceHidden, state: LayerState, context: CallContext
+    ) -> tuple[PieceHidden, tuple[LayerState, Diagnostics]]:
+        memory, layout = self.config.memory, context.layout
+        queries, of_tokens = self.attention(self.attention_norm(x), context.token_rotation)
+        unfinished = state.cache.block if state.cache else None
+        blocks = KeyValues(
+            keys=fill_blocks(of_tokens.keys, unfinished and unfinished.keys, layout),
+            values=fill_blocks(of_tokens.values, unfinished and unfinished.values, layout),
+        )
+        written = self.write(blocks, state.fam, context)
+        segments = self._segments(blocks, state)
+        attended, fam_attention = self.read(queries, segments, written.entering, blocks, context)
+        x = x + self.dropout(self.attention.out(attended))
+        x = self.feed_forward(x)
+        new_state = LayerState(fam=written.fam, cache=advance_cache(blocks, state.cache, layout, memory))
+        return x, (new_state, Diagnostics(written.norm, written.update, fam_attention))
+
+    def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
+        """Carries the FAM prompt through the layer, where it attends, fully, to itself only (spec: The first block).
+
+        There is no dropout on the way: the initial FAM is the same in training and in inference.
+
+        Returns:
+          The prompt for the next layer, and this layer's initial FAM [F, D] in float32.
+        """
+        if self.config.memory.fam_start == "prefix":
+            return prompt, self.fam_prefix
+        queries, own = self.attention(self.attention_norm(prompt), rotation)
+        carried = prompt + self.attention.out(attend(queries, own.keys, own.values))
+        return carried + self.mlp(self.mlp_norm(carried)), prompt[0].astype(jnp.float32)
+
+    def write(self, blocks: KeyValues, fam: Fam, context: CallContext) -> Written:
+        """Updates FAM block by block: a scan over pieces (spec: The layer, step 3).
+
+        FAM's queries see FAM and every key of the block, and only a full block is written, so there is nothing to mask.
+        """
+
+        def step(layer: "DecoderLayer", carry: tuple[Fam, Flags], piece: Any) -> tuple[Any, Any]:
+            fam, is_initial = carry
+            if layer.config.memory.stop_gradient:
+                fam = jax.lax.stop_gradient(fam)
+            block, rotation, full = piece
+            queries, own = layer.attention(layer.attention_norm(fam), rotation)
+            keys = jnp.concatenate([own.keys, block.keys], axis=1)
+            values = jnp.concatenate([own.values, block.values], axis=1)
+            update = layer.dropout(layer.attention.out(attend(queries, keys, values)))
+            # The first update has no residual: the initial FAM carries no context.
+            residual = jnp.where(is_initial[:, None, None], 0.0, fam)
+            new_fam = layer.feed_forward(residual + update)
+            new_fam = jnp.where(full[:, None, None], new_fam, fam)
+            sizes = (_mean_square(new_fam), _mean_square(new_fam - fam))
+            return (new_fam, is_initial & ~full), (own, sizes)
+
+        scan = nn.scan(
+            step,
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            in_axes=1,
+            out_axes=1,
+        )
+        full = context.layout.full
+        pieces = (blocks, context.fam_rotation, full)
+        (fam, _), (entering, (mean_square, change)) = scan(self, (fam, context.fam_is_initial), pieces)
+        count = jnp.maximum(jnp.sum(full), 1)
+        norm = jnp.sum(jnp.where(full, jnp.sqrt(mean_square), 0)) / count
+        update = jnp.sum(jnp.where(full, jnp.sqrt(change / jnp.maximum(mean_square, 1e-30)), 0)) / count
+        return Written(entering=entering, fam=fam, norm=norm, update=update)
+
+    def read(
+        self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext
+    ) -> tuple[PieceQueries, Float[Array, ""]]:
+        """Lets the tokens look at [segments | FAM | block], mapped over pieces to bound memory (spec: The layer, step 2).
+
+        Returns:
+          The attended values, and the share of attention that went to FAM.
+        """
+        fam_begin = segments.keys.shape[2]
+        fam_end = fam_begin + fam.keys.shape[2]
+
+        def read_piece(piece: Any) -> tuple[Array, Array]:
+            q, sources, mask, occupied = piece
+            keys = jnp.concatenate([source.keys for source in sources], axis=1)
+            values = jnp.concatenate([source.values for source in sources], axis=1)
+            probabilities = attention_probabilities(q, keys, mask)
+            share = jnp.sum(probabilities[..., fam_begin:fam_end], axis=-1)
+            share = jnp.sum(jnp.where(occupied[:, None, None, :], share, 0)) / self.config.num_heads
+            return weigh_values(probabilities, values), share
+
+        layout = context.layout
+        pieces = (queries, (segments, fam, blocks), context.mask, layout.occupied)
+        by_piece = jax.tree.map(lambda array: jnp.moveaxis(array, 1, 0), pieces)
+        attended, share = jax.lax.map(jax.checkpoint(read_piece), by_piece)
+        return jnp.moveaxis(attended, 0, 1), jnp.sum(share) / jnp.maximum(jnp.sum(layout.occupied), 1)
+
+    def feed_forward(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """The gated MLP with its norm and its residual."""
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def _segments(self, blocks: KeyValues, state: LayerState) -> KeyValues:
+        memory = self.config.memory
+        past = state.cache.segments if state.cache else None
+        segments = KeyValues(
+            keys=segment_windows(blocks.keys, past and past.keys, memory.num_segments),
+            values=segment_windows(blocks.values, past and past.values, memory.num_segments),
+        )
+        return jax.lax.stop_gradient(segments) if memory.stop_gradient else segments
+
+
+def _mean_square(fam: Fam) -> Float[Array, " B"]:
+    """Mean square of a FAM; 1 where it has no rows."""
+    return jnp.sum(jnp.square(fam), axis=(1, 2)) / max(fam.shape[1] * fam.shape[2], 1)

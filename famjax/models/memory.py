@@ -1,0 +1,185 @@
+"""The recurrent state, and how blocks of keys and values pass through it. No parameters live here.
+
+State of a layer after any number of tokens (spec: State): the feedback memory F_prev that enters the unfinished block, the
+keys and values of the M blocks before it, and those of its own tokens so far. Keys are kept rotated.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.dims import BlockKeys, Leaf, Lengths, PieceKeys, SegmentKeys
+from famjax.models.layout import Layout
+from famjax.models.rope import Rotation, make_rotation
+
+
+@struct.dataclass
+class KeyValues:
+    """Keys and values over the same slots: [B, slots, K, h] or [B, P, slots, K, h] each."""
+
+    keys: Leaf
+    values: Leaf
+
+
+@struct.dataclass
+class Cache:
+    """What a layer keeps of the tokens: `segments` [B, M * C, K, h], oldest first, and the unfinished `block` [B, C, K, h]."""
+
+    segments: KeyValues
+    block: KeyValues
+
+
+@struct.dataclass
+class LayerState:
+    """A layer's state; in `State`, stacked over layers.
+
+    Attributes:
+      fam: F_prev [B, F, D], float32.
+      cache: keys and values; None where nothing has been read yet (training starts so, and saves its memory).
+    """
+
+    fam: Leaf
+    cache: Cache | None
+
+
+@struct.dataclass
+class State:
+    """The model's whole state; its size does not depend on how many tokens were read.
+
+    Attributes:
+      layers: the layers' states, stacked: every array has a leading L.
+      num_tokens: tokens that each row has read [B].
+      position_offset: added to every position of a row (training's random offset; 0 in inference) [B].
+      fam_is_initial: FAM carries no context yet, so the first update leaves its residual out [B].
+      aligned: every row is known to stand at the start of a block; lets the model skip all gathering.
+    """
+
+    layers: LayerState
+    num_tokens: Leaf
+    position_offset: Leaf
+    fam_is_initial: Leaf
+    aligned: bool = struct.field(pytree_node=False)
+
+    @property
+    def fam(self) -> Leaf:
+        """FAM of every layer [L, B, F, D]."""
+        return self.layers.fam
+
+
+def empty_cache(config: TransformerConfig, batch: int) -> Cache:
+    """A cache that holds nothing, for one layer."""
+    memory = config.memory
+
+    def zeros(slots: int) -> KeyValues:
+        array = jnp.zeros((batch, slots, config.num_kv_heads, config.head_dim), config.dtype)
+        return KeyValues(keys=array, values=array)
+
+    return Cache(segments=zeros(memory.num_segments * memory.block_size), block=zeros(memory.block_size))
+
+
+def token_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
+    """RoPE of the tokens in their slots [B, P, S]."""
+    return make_rotation(layout.positions + position_offset[:, None, None], config.head_dim, config.rope_base)
+
+
+def fam_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
+    """RoPE of the FAM that enters each piece's block [B, P, F] (spec: Positions).
+
+    "block_end" gives it the positions of the F tokens before the block: FAM's queries too have the position of the
+    activation that they are a copy of, so that one rotation serves its queries and keys.
+    """
+    memory = config.memory
+    pieces = layout.start.shape[1]
+    block = layout.first_block[:, None] + jnp.arange(pieces)[None, :]
+    block_begin = block * memory.block_size + position_offset[:, None]
+    row = jnp.arange(memory.fam_length)
+    fraction = None
+    if memory.fam_position == "block_end":
+        positions = block_begin[:, :, None] - memory.fam_length + row[None, None, :]
+    elif memory.fam_position == "between_blocks":
+        positions = jnp.broadcast_to(block_begin[:, :, None] - 1, (*block.shape, memory.fam_length))
+        fraction = jnp.broadcast_to((row + 1) / (memory.fam_length + 1), positions.shape)
+    else:
+        positions = jnp.zeros((*block.shape, memory.fam_length), jnp.int32)
+    return make_rotation(positions, config.head_dim, config.rope_base, fraction)
+
+
+def fill_blocks(piece: PieceKeys, unfinished: Float[Array, "B C K h"] | None, layout: Layout) -> BlockKeys:
+    """Puts each piece's keys (or values) into its block, behind those that the unfinished block already holds."""
+    size, slots = layout.block_size, piece.shape[2]
+    blocks = jnp.pad(piece, ((0, 0), (0, 0), (0, size - slots), (0, 0), (0, 0)))
+    if layout.identity or unfinished is None:
+        return blocks
+    slot = jnp.arange(size)[None, :]
+    start = layout.start[:, :1]
+    source = jnp.clip(slot - start, 0, slots - 1)[:, :, None, None]
+    from_piece = jnp.take_along_axis(piece[:, 0], source, axis=1)
+    first = jnp.where((slot < start)[:, :, None, None], unfinished, from_piece)
+    return jnp.concatenate([first[:, None], blocks[:, 1:]], axis=1)
+
+
+def segment_windows(blocks: BlockKeys, segments: Float[Array, "B MC K h"] | None, num_segments: int) -> SegmentKeys:
+    """Returns for each piece the M blocks before its own, oldest first [B, P, M * C, K, h]."""
+    batch, pieces, size, heads, width = blocks.shape
+    history = _with_history(blocks, segments, num_segments)
+    shifted = [history[:, first : first + pieces] for first in range(num_segments)]
+    if not shifted:
+        return jnp.zeros((batch, pieces, 0, heads, width), blocks.dtype)
+    return jnp.concatenate(shifted, axis=2)
+
+
+def advance_cache(blocks: KeyValues, cache: Cache | None, layout: Layout, memory: MemoryConfig) -> Cache:
+    """The cache after the call: the M blocks before each row's unfinished one, and that one."""
+    segments, size = memory.num_segments, memory.block_size
+    index = layout.num_blocks_completed
+
+    def advance(new: BlockKeys, old_segments: Float[Array, "B MC K h"] | None) -> tuple[jax.Array, jax.Array]:
+        batch, _, _, heads, width = new.shape
+        history = _with_history(new, old_segments, segments)
+        history = jnp.pad(history, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+        wanted = (index[:, None] + jnp.arange(segments + 1)[None, :])[:, :, None, None, None]
+        kept = jnp.take_along_axis(history, wanted, axis=1)
+        return kept[:, :segments].reshape(batch, segments * size, heads, width), kept[:, segments]
+
+    segment_keys, block_keys = advance(blocks.keys, cache.segments.keys if cache else None)
+    segment_values, block_values = advance(blocks.values, cache.segments.values if cache else None)
+    return Cache(
+        segments=KeyValues(keys=segment_keys, values=segment_values),
+        block=KeyValues(keys=block_keys, values=block_values),
+    )
+
+
+def advance_counters(state: State, layers: LayerState, layout: Layout, num_tokens: int, padded: bool) -> State:
+    """The state after a call whose layers ended in `layers`."""
+    aligned = state.aligned and not padded and num_tokens % layout.block_size == 0
+    return State(
+        layers=layers,
+        num_tokens=state.num_tokens + layout.lengths,
+        position_offset=state.position_offset,
+        fam_is_initial=state.fam_is_initial & (layout.num_blocks_completed == 0),
+        aligned=aligned,
+    )
+
+
+def _with_history(blocks: BlockKeys, segments: jax.Array | None, num_segments: int) -> Float[Array, "B history C K h"]:
+    """The M blocks before the call, then the call's blocks."""
+    batch, _, size, heads, width = blocks.shape
+    shape = (batch, num_segments, size, heads, width)
+    past = jnp.zeros(shape, blocks.dtype) if segments is None else segments.reshape(shape)
+    return jnp.concatenate([past, blocks], axis=1)
+
+
+def state_axes(state: State) -> State:
+    """Logical axis names of every array of a state, in a state of the same structure."""
+
+    def key_values_axes(key_values: KeyValues) -> KeyValues:
+        axes = ("layers", "batch", "length", "kv_heads", "head_dim")
+        return key_values.replace(keys=axes, values=axes)
+
+    cache = state.layers.cache
+    cache_axes = cache and cache.replace(segments=key_values_axes(cache.segments), block=key_values_axes(cache.block))
+    layers = state.layers.replace(fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
+    rows = ("batch",)
+    return state.replace(layers=layers, num_tokens=rows, position_offset=rows, fam_is_initial=rows)

@@ -1,0 +1,175 @@
+"""The model: a pure function (parameters, tokens, state) -> (activations, state), for every length.
+
+Training, prefill, reading in chunks and decoding one token are this same call.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from flax.traverse_util import flatten_dict
+
+from famjax.models.attention import read_mask
+from famjax.models.config import RematPolicy, TransformerConfig
+from famjax.models.decoder_layer import CallContext, DecoderLayer, Diagnostics
+from famjax.models.dims import Leaf, Lengths, Logits, SavedFam, StackedFam, Tokens
+from famjax.models.layers import Embedding, Projection, RMSNorm
+from famjax.models.layout import make_layout
+from famjax.models.memory import (
+    LayerState,
+    State,
+    advance_counters,
+    empty_cache,
+    fam_rotation,
+    token_rotation,
+)
+from famjax.models.rope import make_rotation
+
+_REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_without_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@struct.dataclass
+class Output:
+    """What a call returns.
+
+    Attributes:
+      hidden: activations after the last norm [B, T, D]; `Transformer.logits` turns them, or some of them, into logits. 0 at padding.
+      state: the state after the call's tokens.
+      diagnostics: what FAM did, by layer.
+    """
+
+    hidden: Leaf
+    state: State
+    diagnostics: Diagnostics
+
+
+class Transformer(nn.Module):
+    """TransformerFAM, or TransformerBSWA where the memory's `fam_length` is 0 (arXiv 2404.09173)."""
+
+    config: TransformerConfig
+    deterministic: bool = True
+
+    def setup(self) -> None:
+        config = self.config
+        dtype = jnp.dtype(config.dtype)
+        self.embedding = Embedding(config.vocab_size, config.emb_dim, dtype)
+        if config.memory.fam_length and config.memory.fam_start == "prompt":
+            init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
+            self.fam_prompt = self.param("fam_prompt", init, (config.memory.fam_length, config.emb_dim))
+        self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
+        self.layers = _stacked(config)(config, self.deterministic)
+        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
+        if not config.tie_embeddings:
+            shape = (config.emb_dim, config.vocab_size)
+            self.output = Projection("...D,DV->...V", shape, ("embed", "vocab"), 1, dtype)
+
+    def __call__(self, tokens: Tokens, state: State, lengths: Lengths | None = None) -> Output:
+        """Reads tokens.
+
+        Args:
+          tokens: the next tokens of each row.
+          state: what the rows have read so far, from `init_state` or an earlier call.
+          lengths: how many of a row's tokens are tokens; the rest, to T, is padding, and leaves no trace
+            (`famjax.models.layout.left_align` brings padding from anywhere to the end). None: all.
+        """
+        config = self.config
+        memory = config.memory
+        batch, num_tokens = tokens.shape
+        given = jnp.full((batch,), num_tokens, jnp.int32) if lengths is None else lengths
+        layout = make_layout(state.num_tokens, given, num_tokens, memory.block_size, state.aligned)
+        context = CallContext(
+            layout=layout,
+            token_rotation=token_rotation(config, layout, state.position_offset),
+            fam_rotation=fam_rotation(config, layout, state.position_offset),
+            mask=read_mask(layout, memory.num_segments, memory.fam_length),
+            fam_is_initial=state.fam_is_initial,
+        )
+        x = self.dropout(self.embedding(layout.scatter_tokens(tokens)))
+        x = nn.with_logical_constraint(x, ("batch", None, None, "embed"))
+        x, (layers, diagnostics) = self.layers(x, state.layers, context)
+        hidden = layout.gather_hidden(self.final_norm(x), num_tokens)
+        new_state = advance_counters(state, layers, layout, num_tokens, padded=lengths is not None)
+        return Output(hidden=hidden, state=new_state, diagnostics=diagnostics)
+
+    def init_state(self, batch: int, position_offset: Lengths | None = None, with_cache: bool = True) -> State:
+        """Returns the state of `batch` rows that have read nothing: the initial FAM of each layer, carried up the stack.
+
+        Args:
+          batch: B.
+          position_offset: added to the positions of each row; None: 0.
+          with_cache: make room for keys and values. Without it the state is small, and a call on it, whatever its length,
+            gives the same results; but a state that a loop carries needs the room from the start.
+        """
+        config = self.config
+        fam_length, num_layers = config.memory.fam_length, config.num_layers
+        zeros = jnp.zeros((batch,), jnp.int32)
+        fam = jnp.zeros((num_layers, fam_length, config.emb_dim), jnp.float32)
+        if fam_length:
+            rotation = make_rotation(jnp.arange(-fam_length, 0)[None], config.head_dim, config.rope_base)
+            prompt = self.fam_prompt if config.memory.fam_start == "prompt" else fam[0]
+            _, fam = self.layers.start_fam(prompt[None], rotation)
+        cache = jax.tree.map(
+            lambda array: jnp.broadcast_to(array[None], (num_layers, *array.shape)), empty_cache(config, batch)
+        )
+        layers = LayerState(fam=broadcast_fam(fam, batch), cache=cache if with_cache else None)
+        return State(
+            layers=layers,
+            num_tokens=zeros,
+            position_offset=zeros if position_offset is None else position_offset,
+            fam_is_initial=jnp.ones((batch,), jnp.bool_),
+            aligned=True,
+        )
+
+    def logits(self, hidden: Any) -> Logits:
+        """Turns activations [..., D] into logits [..., V], float32."""
+        if self.config.tie_embeddings:
+            return self.embedding.attend(hidden)
+        return self.output(hidden).astype(jnp.float32)
+
+    def read_from_start(self, tokens: Tokens) -> Logits:
+        """Logits of rows read from the initial state."""
+        return self.logits(self(tokens, self.init_state(tokens.shape[0])).hidden)
+
+
+def broadcast_fam(fam: SavedFam, batch: int) -> StackedFam:
+    """Gives every row of a batch the same FAM: [L, F, D] to [L, B, F, D]."""
+    num_layers, fam_length, width = fam.shape
+    return jnp.broadcast_to(fam[:, None], (num_layers, batch, fam_length, width))
+
+
+def init_params(model: Transformer, key: jax.Array) -> Any:
+    """Returns initial parameters, each in a box with its logical axis names."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return model.init(key, tokens, method=Transformer.read_from_start)["params"]
+
+
+def parameter_shapes(config: TransformerConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of every parameter by its path ("layers/mlp/up/kernel"), without making any."""
+    shapes = jax.eval_shape(lambda key: nn.meta.unbox(init_params(Transformer(config), key)), jax.random.key(0))
+    return flatten_dict(shapes, sep="/")
+
+
+def _stacked(config: TransformerConfig) -> Any:
+    """The decoder layer, rematerialised as configured, scanned over layers: compile time does not grow with depth."""
+    layer: Any = DecoderLayer
+    policy: RematPolicy = config.remat_policy
+    if policy != "none":
+        layer = nn.remat(layer, policy=_REMAT_POLICIES[policy], prevent_cse=False, methods=["__call__"])
+    over_layers = {
+        "variable_axes": {"params": 0},
+        "split_rngs": {"params": True, "dropout": True},
+        "length": config.num_layers,
+        "metadata_params": {nn.PARTITION_NAME: "layers"},
+    }
+    methods = {
+        "__call__": {"in_axes": (0, nn.broadcast), **over_layers},
+        "start_fam": {"in_axes": nn.broadcast, **over_layers},
+    }
+    return nn.scan(layer, methods=methods)

@@ -1,0 +1,1 @@
+"""The trainer: step, loop, optimizers, checkpoints and metrics."""

@@ -1,0 +1,319 @@
+"""What a training run is: frozen settings that check themselves. Imports neither jax nor tensorflow."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from famjax.data.config import DataConfig
+from famjax.errors import ConfigError
+from famjax.models.config import TransformerConfig
+from famjax.pods.config import MeshConfig
+from famjax.validation import require_at_least, require_choice, require_fraction
+
+Decay = Literal["constant", "linear", "cosine", "rsqrt"]
+StageMetric = Literal["accuracy", "answer_accuracy", "exact_match"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A learning rate: a linear warm-up from 0 to `peak`, then a decay.
+
+    Attributes:
+      peak: the rate at the end of the warm-up.
+      warmup_steps: steps of the warm-up.
+      decay: "constant"; "linear" or "cosine" down to `end_factor * peak` at `total_steps`; "rsqrt", peak times
+        sqrt(max(warmup_steps, 1) / step), t5x's `rsqrt_decay`.
+      total_steps: where "linear" and "cosine" end (usually %TRAIN_STEPS).
+      end_factor: the last rate over `peak`, for "linear" and "cosine".
+    """
+
+    peak: float
+    warmup_steps: int = 0
+    decay: Decay = "constant"
+    total_steps: int | None = None
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "peak", "warmup_steps")
+        require_choice(self, "decay", Decay)
+        require_fraction(self, "end_factor")
+        if self.decay in ("linear", "cosine"):
+            if self.total_steps is None:
+                raise ConfigError(
+                    f'Schedule.total_steps is not set; decay "{self.decay}" needs it (usually %TRAIN_STEPS).'
+                )
+            if self.total_steps < self.warmup_steps:
+                raise ConfigError(
+                    f"Schedule.total_steps = {self.total_steps} lies before the end of warmup_steps = {self.warmup_steps}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """What every optimizer has.
+
+    Paths are written as "layers/mlp/gate/kernel"; a pattern is a regular expression that must match the whole path.
+
+    Attributes:
+      schedule: the learning rate.
+      clip_norm: gradients are scaled down to this global norm; None leaves them.
+      weight_decay: decoupled, times the learning rate.
+      weight_decay_exclude: paths that are not decayed.
+      freeze: paths that are not trained: no gradient, no optimizer state.
+    """
+
+    schedule: Schedule
+    clip_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    weight_decay_exclude: tuple[str, ...] = (".*/scale", ".*fam_prompt", ".*fam_prefix")
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "clip_norm", "weight_decay")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(OptimizerConfig):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_fraction(self, "beta1", "beta2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor(OptimizerConfig):
+    """Adafactor (Shazeer and Stern, arXiv 1804.04235).
+
+    Attributes:
+      beta1: decay of the first moment; None keeps none.
+      beta2: constant decay of the second moment (the FAM paper: 0.99); None takes the paper's 1 - step ** -decay_exponent.
+      decay_exponent: of the growing second-moment decay, used where `beta2` is None.
+      multiply_by_parameter_scale: updates relative to the root mean square of each parameter.
+      clipping_threshold: of the root mean square of an update; None leaves updates.
+      min_dim_size_to_factor: matrices with both dimensions this large keep row and column statistics only.
+    """
+
+    beta1: float | None = None
+    beta2: float | None = None
+    decay_exponent: float = 0.8
+    multiply_by_parameter_scale: bool = True
+    clipping_threshold: float | None = 1.0
+    min_dim_size_to_factor: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) is not None:
+                require_fraction(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class StatePassing:
+    """Random state passing: a step starts, for all examples, from the FAM that the last step ended with.
+
+    Attributes:
+      probability: of such a step (the paper: 0.8); 0 switches it off.
+      start_step: no step before this one does it. For a task learned from scratch: after the task is mastered.
+      ramp_steps: steps after `start_step` over which the probability grows linearly from 0.
+    """
+
+    probability: float = 0.0
+    start_step: int = 0
+    ramp_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require_fraction(self, "probability")
+        require_at_least(self, 0, "start_step", "ramp_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of the length curriculum. It ends at the first of its two ends; a stage with neither lasts to the end.
+
+    Attributes:
+      max_length: longest example, in tokens; the compiled shape of the stage.
+      min_length: shortest example.
+      steps: ends after so many steps.
+      metric: ends when the mean of this training metric over the last `window` steps of the stage reaches `threshold`.
+      threshold: see `metric`.
+      window: see `metric`.
+    """
+
+    max_length: int
+    min_length: int = 1
+    steps: int | None = None
+    metric: StageMetric | None = None
+    threshold: float = 0.9
+    window: int = 10
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "min_length", "steps", "window")
+        require_fraction(self, "threshold")
+        if self.max_length < self.min_length:
+            raise ConfigError(f"Stage.max_length = {self.max_length} is below min_length = {self.min_length}.")
+        if self.metric is not None:
+            require_choice(self, "metric", StageMetric)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+    """Lengths over the run.
+
+    Attributes:
+      stages: one mapping of `Stage` fields each, in order. Empty: no curriculum, every batch is as long as
+        `DataConfig.task_feature_lengths` says.
+    """
+
+    stages: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, stage in enumerate(self.parsed):
+            is_last = index == len(self.stages) - 1
+            if not is_last and stage.steps is None and stage.metric is None:
+                raise ConfigError(f"Curriculum.stages[{index}] has no end: set its steps, its metric, or both.")
+
+    @property
+    def parsed(self) -> tuple[Stage, ...]:
+        """The stages; ConfigError names a misspelled field."""
+        allowed = [field.name for field in dataclasses.fields(Stage)]
+        for index, values in enumerate(self.stages):
+            unknown = sorted(set(values) - set(allowed))
+            if unknown or "max_length" not in values:
+                wrong = f"unknown field {unknown[0]!r}" if unknown else "max_length is missing"
+                raise ConfigError(f"Curriculum.stages[{index}]: {wrong}; allowed: {', '.join(allowed)}.")
+        return tuple(Stage(**values) for values in self.stages)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which stay.
+
+    Attributes:
+      period: steps between checkpoints. The last step, SIGTERM and SIGINT save as well.
+      keep: how many of the latest stay; None keeps all.
+      keep_best: how many of the best by `best_metric` stay besides.
+      best_metric: a metric of the evaluation during training, as "validation/loss".
+      best_mode: whether the best is the "min" or the "max".
+    """
+
+    period: int = 1000
+    keep: int | None = 3
+    keep_best: int = 0
+    best_metric: str | None = None
+    best_mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "period", "keep")
+        require_at_least(self, 0, "keep_best")
+        require_choice(self, "best_mode", Literal["min", "max"])
+        if self.keep_best and not self.best_metric:
+            raise ConfigError("CheckpointConfig.keep_best is set without best_metric (say 'validation/loss').")
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreConfig:
+    """Where a new run's parameters come from; a run that already has checkpoints in MODEL_DIR resumes from those instead.
+
+    Attributes:
+      path: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it; None starts from scratch.
+      parameters: patterns of the parameter paths to take; a parameter that matches none, or that the checkpoint lacks, is
+        initialised.
+      optimizer: take the optimizer's state as well.
+      step: take the step as well (otherwise the run starts at step 0).
+    """
+
+    path: str | None = None
+    parameters: tuple[str, ...] = (".*",)
+    optimizer: bool = False
+    step: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The loss.
+
+    Attributes:
+      z_loss: weight of log(Z)^2, which keeps the softmax's normaliser near 1 (PaLM: 1e-4).
+      chunk_size: tokens whose logits exist at one time [chunk_size, V].
+    """
+
+    z_loss: float = 0.0
+    chunk_size: int = 2048
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0.0, "z_loss")
+        require_at_least(self, 1, "chunk_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    """What is reported, how often.
+
+    Attributes:
+      period: steps between metrics in TensorBoard, in the JSON-lines log and in the plain lines.
+      diagnostics_period: steps between reports on FAM (norm, update, share of attention, per layer); None: never.
+    """
+
+    period: int = 10
+    diagnostics_period: int | None = 100
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "period", "diagnostics_period")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """A training run: `--run_mode=train`.
+
+    Attributes:
+      model_dir: checkpoints, logs and the operative config go here; an existing run here is resumed.
+      model: the model.
+      data: the training data.
+      optimizer: AdamW or Adafactor.
+      total_steps: steps of the whole run, those before a resume included.
+      eval_data: data evaluated during training; None evaluates nothing.
+      eval_period: steps between evaluations.
+      eval_steps: batches an evaluation reads; None reads one whole epoch, where the data has an end.
+      num_microbatches: the batch is cut into so many parts whose gradients are summed.
+      random_position_offset: whether each training example draws a position offset (on with probability 1/2).
+      random_seed: of initial values, dropout, state passing and offsets.
+      loss: the loss.
+      state_passing: random state passing.
+      curriculum: lengths over the run.
+      checkpoint: when to save.
+      restore: where initial parameters come from.
+      logging: what is reported.
+      mesh: the device mesh.
+    """
+
+    model_dir: str
+    model: TransformerConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    total_steps: int
+    eval_data: DataConfig | None = None
+    eval_period: int = 1000
+    eval_steps: int | None = 20
+    num_microbatches: int = 1
+    random_position_offset: bool = True
+    random_seed: int = 0
+    loss: LossConfig = LossConfig()
+    state_passing: StatePassing = StatePassing()
+    curriculum: Curriculum = Curriculum()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    restore: RestoreConfig = RestoreConfig()
+    logging: LoggingConfig = LoggingConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "total_steps", "eval_period", "eval_steps", "num_microbatches")
+        if self.data.batch_size % self.num_microbatches:
+            raise ConfigError(
+                f"TrainJob.num_microbatches = {self.num_microbatches} does not divide DataConfig.batch_size = "
+                f"{self.data.batch_size} (--gin.BATCH_SIZE)."
+            )

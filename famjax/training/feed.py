@@ -1,0 +1,119 @@
+"""From the data's batches to the devices: lengths by curriculum stage, rows to their shards."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from famjax.data.config import DataConfig
+from famjax.data.feeding import open_batches
+from famjax.errors import DataError
+from famjax.pods.mesh import put_batch
+from famjax.training.config import Stage
+
+_STAGE = "curriculum_stage"
+
+
+class TrainingFeed:
+    """The training data of a run, on the devices, and its place for the checkpoint.
+
+    Each stage of the curriculum reads the same stream, in its own range of lengths: the count of examples goes on, so
+    none is repeated or lost where the stage changes.
+    """
+
+    def __init__(
+        self, config: DataConfig, stages: tuple[Stage, ...], mesh: Mesh, state: Mapping[str, Any] | None
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+          config: the data.
+          stages: of the curriculum; empty: every batch is as long as the data's own length.
+          mesh: where batches go.
+          state: of an earlier run's feed.
+        """
+        self._config, self._stages, self._mesh = config, stages, mesh
+        self._state = dict(state) if state is not None else None
+        self._stage: int | None = None
+        self._batches: Any = None
+
+    def next_batch(self, stage: int) -> dict[str, jax.Array]:
+        """The next batch of this stage."""
+        if stage != self._stage:
+            self._open(stage)
+        try:
+            batch = next(self._batches)
+        except StopIteration as error:
+            raise DataError(
+                f"{self._config.mixture_or_task_name}, split {self._config.split!r}, has ended; training needs a split "
+                "without an end, as 'train' (--gin.train/DataConfig.split)."
+            ) from error
+        return device_batch(batch, self._mesh)
+
+    def length(self, stage: int) -> int:
+        """Tokens of an example [T] in a stage."""
+        return self._stages[stage].max_length if self._stages else self._config.length
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Bad records left out so far, by reason."""
+        return dict(self._batches.skipped) if self._batches is not None else {}
+
+    def state(self) -> dict[str, Any]:
+        """The place behind the last batch."""
+        current = self._batches.state() if self._batches is not None else self._state
+        return dict(current or {})
+
+    def close(self) -> None:
+        """Ends the stream."""
+        if self._batches is not None:
+            self._batches.close()
+
+    def _open(self, stage: int) -> None:
+        state = self.state() or None
+        self.close()
+        lengths = (self._stages[stage].min_length, self._stages[stage].max_length) if self._stages else None
+        self._batches = open_batches(
+            self._config,
+            lengths,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            state=state,
+        )
+        self._stage = stage
+
+
+def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: int | None = None) -> Iterator[Any]:
+    """Batches from the beginning of an evaluation's data.
+
+    Args:
+      config: the data.
+      mesh: where batches go.
+      steps: how many at most; None: to the end of the split.
+      length: of every example; None: as the task has it, up to the data's own length.
+    """
+    batches = open_batches(
+        config,
+        None if length is None else (length, length),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    try:
+        for index, batch in enumerate(batches):
+            if index == steps:
+                break
+            yield device_batch(batch, mesh)
+    finally:
+        batches.close()
+
+
+def device_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this host's rows on the devices; `valid` becomes `lengths`, as padding stands behind the tokens."""
+    valid = batch["valid"]
+    lengths = np.sum(valid, axis=1, dtype=np.int32)
+    if not np.array_equal(valid, np.arange(valid.shape[1])[None, :] < lengths[:, None]):
+        raise DataError("a batch has padding before or between tokens; tasks put it behind them.")
+    arrays = {name: batch[name] for name in ("tokens", "targets", "weights", "answers")}
+    return put_batch({**arrays, "lengths": lengths}, mesh)

@@ -1,0 +1,128 @@
+"""Model FLOPs, counted by formula, and the utilization they give (MFU).
+
+The compiler's own count takes the body of a scan once, and what it counts depends on rematerialisation and kernels;
+these formulas count what the model's definition asks for. A multiplication and its addition are 2 FLOPs; only matrix
+products count: no norms, softmax, rotations, look-ups or optimizer, as is usual for MFU (PaLM, arXiv 2204.02311,
+appendix B).
+
+For one layer and one row of T tokens, with N = ceil(T / C) blocks of c_0 .. c_{N-1} tokens (all C but the last), of
+which W = floor(T / C) are full, and I the width of the MLP:
+
+    token projections   4 D (H + K) h T                       query and out 2 D H h each, key and value 2 D K h each
+    token MLP           6 D I T                               gate, up, down
+    token attention     4 H h  sum_b (c_b keys_b)             scores and weighted values, 2 H h for each query and key;
+                                                              keys_b = min(b, M) C + F + block_b
+    FAM projections     4 D K h F N + 4 D H h F W             keys and values for every block that reads FAM,
+                                                              query and out for every block that writes it
+    FAM attention       4 H h F (F + C) W                     FAM's queries see FAM and the block
+    FAM MLP             6 D I F W
+
+where block_b is c_b (the whole square that a kernel without blocks of its own computes) or, with causal discounting,
+(c_b + 1) / 2 (what the definition needs: token i of a block, from 0, sees i + 1 of its keys). Only full blocks are
+written. Memory segments that do not exist yet, before block M, are not counted. Once for a call, whatever its batch:
+
+    FAM prompt          (4 D (H + K) h + 6 D I) F + 4 H h F^2     in each layer (fam_start = "prompt"), up the stack
+
+and once for the model, for every token: logits 2 D V T. Padding counts as tokens: T is the length of the batch.
+
+A training step is 3 x forward (the backward pass computes two products for each of the forward's), without what
+rematerialisation computes again and without regard to frozen parameters.
+"""
+
+import dataclasses
+
+from famjax.models.config import TransformerConfig
+
+_FORWARD_AND_BACKWARD = 3
+
+# Dense bfloat16 FLOP/s of one jax device (a chip of two cores that jax shows as one device counts whole), by the
+# beginning of its `device_kind`; the first that fits counts. Sources: the makers' data sheets (cloud.google.com/tpu/docs,
+# and NVIDIA's without sparsity). Float32 products on these devices are measured against the same peak.
+_PEAK_FLOPS = (
+    ("TPU v4 lite", 138e12),
+    ("TPU v4", 275e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v6 lite", 918e12),
+    ("TPU v6e", 918e12),
+    ("NVIDIA A100", 312e12),
+    ("NVIDIA H100 NVL", 835.5e12),
+    ("NVIDIA H100 PCIe", 756.5e12),
+    ("NVIDIA H100", 989.5e12),
+    ("NVIDIA H200 NVL", 835.5e12),
+    ("NVIDIA H200", 989.5e12),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardFlops:
+    """The FLOPs of one forward call, all layers and rows together, by what they are spent on."""
+
+    token_projections: int
+    token_mlp: int
+    token_attention: int
+    fam_projections: int
+    fam_attention: int
+    fam_mlp: int
+    fam_prompt: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.asdict(self).values())
+
+
+def forward_flops(
+    config: TransformerConfig, batch_size: int, length: int, *, causal_discount: bool = True
+) -> ForwardFlops:
+    """Counts a call that reads `length` tokens a row from the initial state; see the module's text.
+
+    Args:
+      config: the model.
+      batch_size: rows [B].
+      length: tokens a row, padding included [T].
+      causal_discount: whether the tokens' attention within a block counts the keys they see, or the whole block.
+    """
+    memory = config.memory
+    fam, layers = memory.fam_length, config.num_layers
+    num_read, num_written = -(-length // memory.block_size), length // memory.block_size
+    query_or_out = 2 * config.emb_dim * config.num_heads * config.head_dim
+    key_or_value = 2 * config.emb_dim * config.num_kv_heads * config.head_dim
+    mlp = 6 * config.emb_dim * config.mlp_dim
+    attend = 4 * config.num_heads * config.head_dim
+    rows = batch_size * layers
+    prompt = (2 * query_or_out + 2 * key_or_value + mlp) * fam + attend * fam**2
+    return ForwardFlops(
+        token_projections=rows * (2 * query_or_out + 2 * key_or_value) * length,
+        token_mlp=rows * mlp * length,
+        token_attention=rows * attend * _attended_pairs(config, length, causal_discount),
+        fam_projections=rows * fam * 2 * (key_or_value * num_read + query_or_out * num_written),
+        fam_attention=rows * attend * fam * (fam + memory.block_size) * num_written,
+        fam_mlp=rows * mlp * fam * num_written,
+        fam_prompt=layers * prompt if memory.fam_start == "prompt" else 0,
+        logits=2 * batch_size * config.emb_dim * config.vocab_size * length,
+    )
+
+
+def train_step_flops(config: TransformerConfig, batch_size: int, length: int, *, causal_discount: bool = True) -> int:
+    """Counts a training step on a batch [B, T]: 3 x forward."""
+    return _FORWARD_AND_BACKWARD * forward_flops(config, batch_size, length, causal_discount=causal_discount).total
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of a device in bfloat16 FLOP/s, by `jax.Device.device_kind`; None where not known, as for a CPU."""
+    return next((peak for beginning, peak in _PEAK_FLOPS if device_kind.startswith(beginning)), None)
+
+
+def _attended_pairs(config: TransformerConfig, length: int, causal_discount: bool) -> int:
+    """Pairs of a token and a key that it looks at, in one layer and one row."""
+    memory = config.memory
+    pairs = 0
+    for block in range(-(-length // memory.block_size)):
+        tokens = min(memory.block_size, length - block * memory.block_size)
+        segments = min(block, memory.num_segments) * memory.block_size
+        own = tokens * (tokens + 1) // 2 if causal_discount else tokens * tokens
+        pairs += tokens * (segments + memory.fam_length) + own
+    return pairs

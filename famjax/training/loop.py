@@ -1,0 +1,285 @@
+"""The training loop: `train(job)` is `--run_mode=train`."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from famjax.configuration import operative
+from famjax.configuration.job_checks import check_batch, check_vocabulary
+from famjax.data.feeding import open_vocabulary
+from famjax.errors import NumericsError, Stopped
+from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.training.checkpoints import Checkpointer
+from famjax.training.config import TrainJob
+from famjax.training.display import Display, Progress, open_display
+from famjax.training.evaluator import evaluate_batches, summarize
+from famjax.training.feed import TrainingFeed, device_batches
+from famjax.training.flops import peak_flops, train_step_flops
+from famjax.training.model_dir import checkpoint_bytes, prepare_model_dir
+from famjax.training.program import Program, TrainStep, compile_evaluation, make_program, timed
+from famjax.training.restore import initialize_from
+from famjax.training.state import TrainState
+from famjax.training.stopping import StopSignal, run_interruptible
+from famjax.training.throughput import ThroughputClock
+from famjax.training.writers import MetricWriters
+
+_REPORTED = ("loss", "accuracy", "answer_accuracy", "exact_match")
+
+
+def train(job: TrainJob) -> None:
+    """Trains from the latest checkpoint in MODEL_DIR, or from the beginning, to `job.total_steps`.
+
+    Raises:
+      ConfigError: settings that do not fit the devices or the data.
+      CheckpointError: MODEL_DIR cannot be written, or its checkpoints are of another model.
+      DataError: the data cannot be read.
+      NumericsError: the loss or the gradient is not finite.
+      Stopped: SIGTERM or SIGINT arrived; the state is saved.
+    """
+    with StopSignal() as stop, open_display(job.total_steps, job.logging.period, jax.process_index()) as display:
+        check_batch(job, make_mesh(job.mesh).shape[DATA_AXIS], jax.process_count())
+        check_vocabulary(job.model, open_vocabulary(job.data).vocab_size)
+        program = make_program(job)
+        prepare_model_dir(job.model_dir, checkpoint_bytes(program.abstract_state))
+        with Checkpointer(job.model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
+            state, data_state, resumed_from = _start(program, checkpointer, display)
+            feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state)
+            writers = MetricWriters(
+                job.model_dir, resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
+            )
+            with writers:
+                operative.write(job.model_dir)
+                try:
+                    Loop(program, state, feed, checkpointer, writers, display, stop).run()
+                finally:
+                    feed.close()
+
+
+def _start(
+    program: Program, checkpointer: Checkpointer, display: Display
+) -> tuple[TrainState, dict[str, Any] | None, int | None]:
+    """The state to go on from: the latest checkpoint's, another run's, or initial values."""
+    job = program.job
+    restored = checkpointer.restore(program.abstract_state)
+    if restored is not None:
+        display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
+        return restored.state, restored.data_state, restored.step
+    state = program.init()
+    if job.restore.path is None:
+        return state, None, None
+    start = initialize_from(job.restore, state.params, state.opt_state, display.warn)
+    display.report(str(start.report))
+    step = jax.device_put(np.int32(start.step), program.shardings.step)
+    return state.replace(params=start.params, opt_state=start.opt_state, step=step), None, None
+
+
+@dataclasses.dataclass
+class _Finished:
+    """A step that was dispatched and whose metrics have not been read."""
+
+    step: int
+    stage: int
+    metrics: Mapping[str, jax.Array]
+
+
+class Loop:
+    """Dispatches step after step; reads the metrics of one when the next one has been dispatched."""
+
+    def __init__(
+        self,
+        program: Program,
+        state: TrainState,
+        feed: TrainingFeed,
+        checkpointer: Checkpointer,
+        writers: MetricWriters,
+        display: Display,
+        stop: StopSignal,
+    ) -> None:
+        """Takes what a run needs; `run` starts it."""
+        self._program, self._job = program, program.job
+        self._state, self._feed, self._checkpointer = state, feed, checkpointer
+        self._writers, self._display, self._stop = writers, display, stop
+        self._steps: dict[int, TrainStep] = {}
+        self._programs: dict[str, Any] = {}
+        self._clock = ThroughputClock(jax.device_count(), peak_flops(jax.devices()[0].device_kind))
+        self._step = int(state.step)
+        # The stages of the next step and of the one after it: the host never has to ask the step in flight.
+        self._stages = [int(state.progress.stage), int(state.progress.stage_after)]
+        self._in_flight: _Finished | None = None
+        self._batch: Mapping[str, jax.Array] | None = None
+        self._evaluation: dict[str, float] | None = None
+        self._last_shown: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Trains to the end, or to a signal."""
+        job = self._job
+        # Metrics first: whatever belongs to a step is logged before the step is saved.
+        actions: list[tuple[Callable[[], None], int | None]] = [
+            (self._diagnose, job.logging.diagnostics_period),
+            (self._evaluate, job.eval_period if job.eval_data is not None else None),
+            (self._save, job.checkpoint.period),
+        ]
+        try:
+            while self._step < job.total_steps and not self._stop.requested:
+                self._dispatch()
+                for action, every in actions:
+                    if every is not None and self._step % every == 0 and not self._stop.requested:
+                        self._settle()
+                        with self._clock.exclude():
+                            action()
+            self._settle()
+        except Stopped:
+            self._settle()
+        self._save()
+        self._checkpointer.wait()
+        self._end()
+
+    def _dispatch(self) -> None:
+        """Hands one step to the devices, then reads the metrics of the step before it."""
+        stage = self._stages[0]
+        length = self._feed.length(stage)
+        if length not in self._steps:
+            self._settle()
+            self._steps[length] = self._compile(f"step for length {length}", lambda: self._program.compile_step(length))
+        self._batch = self._feed.next_batch(stage)
+        self._state, metrics = self._steps[length](self._state, self._batch)
+        self._clock.step_dispatched()
+        self._step += 1
+        self._evaluation = None
+        before, self._in_flight = self._in_flight, _Finished(self._step, stage, metrics)
+        if before is not None:
+            self._finish(before)
+        self._stages.pop(0)
+        if len(self._stages) < 1:
+            raise RuntimeError("the stage of the next step is not known")
+
+    def _settle(self) -> None:
+        """Waits for the step in flight."""
+        before, self._in_flight = self._in_flight, None
+        if before is not None:
+            self._finish(before)
+
+    def _finish(self, finished: _Finished) -> None:
+        """Reads a step's metrics, checks, logs and shows them."""
+        job = self._job
+        metrics = {name: np.asarray(value) for name, value in jax.device_get(finished.metrics).items()}
+        length = self._feed.length(finished.stage)
+        tokens = job.data.batch_size * length
+        flops = train_step_flops(job.model, job.data.batch_size, length)
+        self._clock.step_finished(tokens, int(metrics.pop("tokens")), flops)
+        self._stages.append(int(metrics.pop("stage_after")))
+        if self._stages[-1] > finished.stage and int(metrics["stage"]) == finished.stage:
+            self._report_stage(finished, metrics)
+        self._require_finite(finished.step, metrics)
+        shown = {name: float(metrics[name]) for name in _REPORTED}
+        if finished.step % job.logging.period == 0 or finished.step == job.total_steps:
+            rates = self._clock.take_rates()
+            if rates is not None:
+                self._last_shown = rates.as_metrics()
+            self._writers.write(finished.step, {**metrics, "length": length, **(rates.as_metrics() if rates else {})})
+        self._display.show(
+            Progress(
+                step=finished.step,
+                loss=shown["loss"],
+                accuracy=shown["accuracy"],
+                tokens_per_second=self._last_shown.get("valid_tokens_per_second"),
+                steps_per_second=self._last_shown.get("steps_per_second"),
+                length=length if job.curriculum.stages else None,
+            )
+        )
+
+    def _report_stage(self, finished: _Finished, metrics: Mapping[str, np.ndarray]) -> None:
+        stages = self._job.curriculum.parsed
+        after = stages[self._stages[-1]]
+        self._display.report(
+            f"step {finished.step}: stage {self._stages[-1] + 1} of {len(stages)} begins after the next step, lengths "
+            f"{after.min_length} to {after.max_length} (exact match {float(metrics['exact_match']):.2f})"
+        )
+
+    def _require_finite(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(float(metrics[name])):
+                raise NumericsError(
+                    f"step {step}: {name} is {float(metrics[name])}. The last checkpoint in {self._job.model_dir} is from "
+                    "before it; lower the learning rate (--gin.Schedule.peak) or set --gin.OptimizerConfig.clip_norm."
+                )
+
+    def _diagnose(self) -> None:
+        """Logs what FAM does on the batch of the last step."""
+        if not self._job.model.memory.fam_length or self._batch is None:
+            return
+        length = self._batch["tokens"].shape[1]
+        diagnose = self._compiled(f"diagnostics for length {length}", lambda: self._program.compile_diagnostics(length))
+        diagnostics = jax.device_get(diagnose(self._state.params, self._batch))
+        self._writers.write(
+            self._step,
+            {
+                "fam_norm": diagnostics.fam_norm,
+                "fam_update": diagnostics.fam_update,
+                "fam_attention": diagnostics.fam_attention,
+            },
+        )
+
+    def _evaluate(self) -> None:
+        """Evaluates the present parameters; nothing is reported where a signal interrupts it."""
+        job = self._job
+        data = job.eval_data
+        if data is None:
+            return
+        step = self._compiled(
+            "evaluation",
+            lambda: compile_evaluation(
+                job.model,
+                self._program.mesh,
+                job.mesh,
+                batch_size=data.batch_size,
+                length=data.length,
+                chunk_size=job.loss.chunk_size,
+                position_buckets=1,
+            ),
+        )
+        self._display.doing("evaluating")
+        sums = evaluate_batches(
+            lambda batch: step(self._state.params, batch),
+            device_batches(data, self._program.mesh, job.eval_steps),
+            lambda: self._stop.requested,
+        )
+        if sums is None:
+            return
+        values = summarize(sums)
+        self._evaluation = {f"{data.split}/{name}": value for name, value in values.items()}
+        self._writers.write(self._step, self._evaluation)
+        words = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self._display.report(f"step {self._step} {data.split}: {words}")
+
+    def _save(self) -> None:
+        self._settle()
+        if self._checkpointer.save(self._step, self._state, self._feed.state(), self._evaluation, force=True):
+            self._display.report(f"step {self._step}: checkpoint saved")
+
+    def _compiled(self, name: str, compile_program: Callable[[], Any]) -> Any:
+        if name not in self._programs:
+            self._programs[name] = self._compile(name, compile_program)
+        return self._programs[name]
+
+    def _compile(self, name: str, compile_program: Callable[[], Any]) -> Any:
+        """Compiles on another thread, so that a signal is noticed meanwhile."""
+        self._display.doing(f"compiling the {name}")
+        program, seconds = run_interruptible(lambda: timed(compile_program), self._stop)
+        self._clock.compiled(seconds)
+        return program
+
+    def _end(self) -> None:
+        for reason, count in self._feed.skipped.items():
+            self._display.warn(f"{count} records skipped: {reason}")
+        if self._stop.requested and self._step < self._job.total_steps:
+            raise Stopped(
+                f"{self._stop.name}: stopped after step {self._step} of {self._job.total_steps}, and saved. "
+                "The same command goes on from there."
+            )
+
+

@@ -1,0 +1,154 @@
+"""The compiled programs of a run: initial state, train step, evaluation step, diagnostics. The only place that jits."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from famjax.models.config import TransformerConfig
+from famjax.models.decoder_layer import Diagnostics
+from famjax.models.transformer import Transformer, init_params
+from famjax.pods.config import MeshConfig
+from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
+from famjax.training.config import TrainJob
+from famjax.training.evaluator import EvaluationSums, evaluation_step
+from famjax.training.optimizer_sharding import optimizer_state_specs
+from famjax.training.optimizers import make_optimizer
+from famjax.training.state import TrainState, init_train_state
+from famjax.training.step import Metrics, train_step
+
+_BATCH_DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32, "answers": jnp.bool_}
+TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled for a training run, and where its arrays lie.
+
+    Attributes:
+      job: the run.
+      mesh: its devices.
+      optimizer: made for the model's parameters.
+      abstract_state: shape, dtype and sharding of every array of the train state.
+    """
+
+    job: TrainJob
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    abstract_state: TrainState
+
+    @property
+    def shardings(self) -> TrainState:
+        """Where every array of the train state lies."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    def init(self) -> TrainState:
+        """Makes the state before the first step, straight in its shards."""
+        model = Transformer(self.job.model)
+        make = functools.partial(init_train_state, self.job, model, self.optimizer)
+        with use_mesh(self.mesh, self.job.mesh):
+            return jax.jit(make, out_shardings=self.shardings)()
+
+    def compile_step(self, length: int) -> TrainStep:
+        """Compiles the train step for batches [B, length]. The state given to it is donated."""
+        model = Transformer(self.job.model, deterministic=False)
+        step = functools.partial(train_step, job=self.job, model=model, optimizer=self.optimizer)
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, replicated))
+        batch = abstract_batch(self.job.data.batch_size, length, self.mesh)
+        with use_mesh(self.mesh, self.job.mesh):
+            return jitted.lower(self.abstract_state, batch).compile()
+
+    def compile_diagnostics(self, length: int) -> Callable[[Any, Mapping[str, jax.Array]], Diagnostics]:
+        """Compiles the report on FAM for batches [B, length]."""
+        model = Transformer(self.job.model)
+
+        def diagnose(params: Any, batch: Mapping[str, jax.Array]) -> Diagnostics:
+            rows = batch["tokens"].shape[0]
+            start = model.apply({"params": params}, rows, with_cache=False, method="init_state")
+            return model.apply({"params": params}, batch["tokens"], start, batch["lengths"]).diagnostics
+
+        batch = abstract_batch(self.job.data.batch_size, length, self.mesh)
+        with use_mesh(self.mesh, self.job.mesh):
+            return jax.jit(diagnose).lower(self.abstract_state.params, batch).compile()
+
+
+def make_program(job: TrainJob) -> Program:
+    """Lays the train state out on the mesh.
+
+    Raises:
+      ConfigError: a rule of the mesh that cannot hold, or a pattern of the optimizer that matches nothing.
+    """
+    mesh = make_mesh(job.mesh)
+    model = Transformer(job.model)
+    params, param_specs = abstract_params(job.model, mesh, job.mesh)
+    optimizer = make_optimizer(job.optimizer, params)
+    state = jax.eval_shape(functools.partial(init_train_state, job, model, optimizer))
+    fam_axes = ("layers", "fam", "embed")
+    specs = jax.tree.map(lambda _: PartitionSpec(), state).replace(
+        params=param_specs,
+        opt_state=optimizer_state_specs(optimizer, params, param_specs),
+        passed_fam=state.passed_fam.replace(
+            fam=partition_spec("passed_fam", state.passed_fam.fam.shape, fam_axes, mesh, job.mesh),
+            exists=PartitionSpec(),
+        ),
+    )
+    return Program(job=job, mesh=mesh, optimizer=optimizer, abstract_state=place(state, to_shardings(specs, mesh)))
+
+
+def abstract_params(config: TransformerConfig, mesh: Mesh, mesh_config: MeshConfig) -> tuple[Any, Any]:
+    """Abstract parameters, each with its sharding, and the tree of their PartitionSpecs."""
+    boxed = jax.eval_shape(functools.partial(init_params, Transformer(config)), jax.random.key(0))
+    specs = parameter_specs(boxed, mesh, mesh_config)
+    unboxed = jax.tree.map(lambda box: box.unbox(), boxed, is_leaf=lambda node: hasattr(node, "unbox"))
+    return place(unboxed, to_shardings(specs, mesh)), specs
+
+
+def place(abstract: Any, shardings: Any) -> Any:
+    """Abstract arrays with their shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
+    )
+
+
+def abstract_batch(batch_size: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding of a batch [B, length]."""
+    sharding = batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, length), dtype, sharding=sharding)
+        for name, dtype in _BATCH_DTYPES.items()
+    }
+    return {**batch, "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=sharding)}
+
+
+def compile_evaluation(
+    config: TransformerConfig,
+    mesh: Mesh,
+    mesh_config: MeshConfig,
+    *,
+    batch_size: int,
+    length: int,
+    chunk_size: int,
+    position_buckets: int,
+) -> Callable[[Any, Mapping[str, jax.Array]], EvaluationSums]:
+    """Compiles the evaluation step for batches [batch_size, length]."""
+    step = functools.partial(
+        evaluation_step, model=Transformer(config), chunk_size=chunk_size, position_buckets=position_buckets
+    )
+    params, _ = abstract_params(config, mesh, mesh_config)
+    batch = abstract_batch(batch_size, length, mesh)
+    with use_mesh(mesh, mesh_config):
+        return jax.jit(step).lower(params, batch).compile()
+
+
+def timed(compile_program: Callable[[], Any]) -> tuple[Any, float]:
+    """Compiles something and measures the seconds."""
+    start = time.perf_counter()
+    program = compile_program()
+    return program, time.perf_counter() - start

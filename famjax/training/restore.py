@@ -1,0 +1,261 @@
+"""Parameters from another run's checkpoint: all or some of them into a new run, or all of them for an evaluation."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+
+from famjax.errors import CheckpointError, ConfigError
+from famjax.models.config import TransformerConfig
+from famjax.training import checkpoint_files as files
+from famjax.training import model_settings
+from famjax.training.config import RestoreConfig
+from famjax.training.parameter_paths import path_name, select
+
+Tree = Any  # A pytree of jax.Array, or of jax.ShapeDtypeStruct with shardings: a nested dict where it holds parameters.
+Report = Callable[[str], None]
+
+FLAG = "--gin.INITIAL_CHECKPOINT_PATH"
+_PARAMS = "params"
+_OPTIMIZER = "opt_state"
+_STEP = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreReport:
+    """What came from the checkpoint.
+
+    Attributes:
+      path: the checkpoint.
+      step: the step that it was saved after.
+      taken: paths of the parameters read from it.
+      initialised: paths of this run's parameters that keep their initial values.
+      left: paths of the checkpoint's parameters that this run does not use.
+      kept: what else was taken: "optimizer", "step".
+    """
+
+    path: str
+    step: int
+    taken: tuple[str, ...]
+    initialised: tuple[str, ...]
+    left: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        fresh = [name for name in ("optimizer", "step") if name not in self.kept]
+        lines = [f"Parameters from {self.path} (step {self.step}):"]
+        for title in ("taken", "initialised", "left"):
+            names = getattr(self, title)
+            lines.append(f"  {title} ({len(names)}): {', '.join(names) or 'none'}")
+        lines.append(f"  kept: {', '.join(self.kept) or 'nothing else'}; fresh: {', '.join(fresh) or 'nothing else'}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialized:
+    """The start of a run from another run's checkpoint.
+
+    Attributes:
+      params: parameters, those taken replaced.
+      opt_state: the optimizer's state, the checkpoint's or the fresh one.
+      step: the checkpoint's step, or 0.
+      report: what came from where, made to be printed.
+    """
+
+    params: Tree
+    opt_state: Tree
+    step: int
+    report: RestoreReport
+
+
+def initialize_from(
+    config: RestoreConfig, params: Tree, opt_state: Tree, report: Report = logging.warning
+) -> Initialized:
+    """Replaces parameters (and the optimizer's state and the step, as `config` says) by those of a checkpoint.
+
+    Only what is taken is read. An array is cast to the dtype, and laid out in the sharding, of the one it replaces.
+
+    Args:
+      config: whose checkpoint, which parameters; `path` must be set.
+      params: this run's initial parameters, unboxed.
+      opt_state: this run's fresh optimizer state.
+      report: called with one line for each damaged checkpoint that is passed over.
+
+    Raises:
+      CheckpointError: there is no checkpoint, all are damaged, or a parameter's (or the optimizer's) shape differs.
+      ConfigError: a pattern is no regular expression or matches nothing; or the optimizer's state is asked for while
+        some parameters are initialised, to which the checkpoint's moments do not belong.
+    """
+    if config.path is None:
+        raise ConfigError(f"RestoreConfig.path is not set ({FLAG}).")
+    selected = select(params, config.parameters, "RestoreConfig.parameters")
+    folder = find_checkpoint(config.path, report)
+    stored = files.stored_arrays(folder.path)
+    named, is_chosen = _flat(params), _flat(selected)
+    taken = {path: leaf for path, leaf in named.items() if is_chosen[path] and f"{_PARAMS}/{path}" in stored}
+    parts = _parts(folder, config, stored, list(named), list(taken))
+    _require_useful(config, parts)
+    _require_shapes(folder, stored, {f"{_PARAMS}/{path}": leaf for path, leaf in taken.items()})
+    arrays = _read(folder, {_PARAMS: _nested(taken)})
+    return Initialized(
+        params=_replaced(params, _PARAMS, arrays),
+        opt_state=_read_optimizer(folder, stored, opt_state) if config.optimizer else opt_state,
+        step=_read_step(folder) if config.step else 0,
+        report=parts,
+    )
+
+
+def load_params(
+    path: str | os.PathLike[str], abstract_params: Tree, report: Report = logging.warning, setting: str = FLAG
+) -> Tree:
+    """All parameters of a checkpoint, for an evaluation; nothing else is read.
+
+    Args:
+      path: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
+      abstract_params: jax.ShapeDtypeStruct leaves with shardings, unboxed.
+      report: called with one line for each damaged checkpoint that is passed over.
+      setting: the flag that set `path`, for the message.
+
+    Raises:
+      CheckpointError: there is no checkpoint, all are damaged, or a parameter is missing or of another shape.
+    """
+    folder = find_checkpoint(path, report, setting)
+    stored = files.stored_arrays(folder.path)
+    wanted = {f"{_PARAMS}/{name}": leaf for name, leaf in _flat(abstract_params).items()}
+    if missing := [name for name in wanted if name not in stored]:
+        raise CheckpointError(f"{folder.path} lacks {files.shortened(missing)}.")
+    _require_shapes(folder, stored, wanted)
+    return _replaced(abstract_params, _PARAMS, _read(folder, {_PARAMS: abstract_params}))
+
+
+def read_model_config(
+    path: str | os.PathLike[str], report: Report = logging.warning, setting: str = FLAG
+) -> TransformerConfig:
+    """The settings of the model that a checkpoint was trained with, its memory's included.
+
+    Args:
+      path: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
+      report: called with one line for each damaged checkpoint that is passed over.
+      setting: the flag that set `path`, for the message.
+
+    Raises:
+      CheckpointError: there is no checkpoint, all are damaged, or its settings do not fit this version.
+    """
+    folder = find_checkpoint(path, report, setting)
+    return model_settings.from_json(files.read_json(folder.path, files.MODEL), str(folder.path))
+
+
+def find_checkpoint(
+    path: str | os.PathLike[str], report: Report = logging.warning, setting: str = FLAG
+) -> files.StepFolder:
+    """The checkpoint that a path means: the folder itself, or the latest whole one of a MODEL_DIR.
+
+    Its files are read once for their checksums: where several things are needed from one checkpoint, find it once and
+    pass on the `path` found.
+
+    Args:
+      path: a MODEL_DIR or one checkpoint folder.
+      report: called with one line for each damaged checkpoint that is passed over.
+      setting: the flag that set `path`, for the message.
+
+    Raises:
+      CheckpointError: there is none, or all are damaged.
+    """
+    return files.first_undamaged(files.candidates(path, setting), report)
+
+
+def _parts(
+    folder: files.StepFolder, config: RestoreConfig, stored: Mapping[str, Any], own: list[str], taken: list[str]
+) -> RestoreReport:
+    """The report. `own`, `taken`: paths of this run's parameters, all and those that the checkpoint gives."""
+    there = [name.removeprefix(f"{_PARAMS}/") for name in stored if name.startswith(f"{_PARAMS}/")]
+    return RestoreReport(
+        path=str(folder.path),
+        step=folder.step,
+        taken=tuple(taken),
+        initialised=tuple(path for path in own if path not in taken),
+        left=tuple(path for path in there if path not in taken),
+        kept=tuple(name for name, is_kept in (("optimizer", config.optimizer), ("step", config.step)) if is_kept),
+    )
+
+
+def _require_useful(config: RestoreConfig, parts: RestoreReport) -> None:
+    if not parts.taken:
+        raise CheckpointError(
+            f"{parts.path} ({FLAG}) has none of the parameters that RestoreConfig.parameters = {config.parameters} "
+            f"names; it has: {files.shortened(list(parts.left))}."
+        )
+    if config.optimizer and parts.initialised:
+        raise ConfigError(
+            "RestoreConfig.optimizer = True needs every parameter from the checkpoint; these would be initialised: "
+            f"{files.shortened(list(parts.initialised))}. Set RestoreConfig.optimizer = False."
+        )
+
+
+def _require_shapes(folder: files.StepFolder, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [
+        f"{name}: checkpoint {list(stored[name].shape)}, this run {list(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if tuple(stored[name].shape) != tuple(leaf.shape)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{folder.path} has other shapes: {files.shortened(different)}. Set the model as it was, or take only the "
+            "parameters that fit (RestoreConfig.parameters)."
+        )
+
+
+def _read_optimizer(folder: files.StepFolder, stored: Mapping[str, Any], opt_state: Tree) -> Tree:
+    wanted = {f"{_OPTIMIZER}/{name}": leaf for name, leaf in _flat(opt_state).items()}
+    have = {name for name in stored if name.startswith(f"{_OPTIMIZER}/")}
+    if different := sorted(have ^ set(wanted)):
+        raise CheckpointError(
+            f"{folder.path} has the state of another optimizer (or of other frozen parameters); only one of the two "
+            f"has {files.shortened(different)}. Set RestoreConfig.optimizer = False."
+        )
+    _require_shapes(folder, stored, wanted)
+    return _replaced(opt_state, _OPTIMIZER, _read(folder, {_OPTIMIZER: opt_state}))
+
+
+def _read_step(folder: files.StepFolder) -> int:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return int(_read(folder, {_STEP: jax.ShapeDtypeStruct((), jnp.int32, sharding=device)})[_STEP])
+
+
+def _read(folder: files.StepFolder, part: Tree) -> dict[str, jax.Array]:
+    """Reads a part of the train state and nothing else: by path, each array with the dtype and sharding of its leaf."""
+    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), part)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return _flat(
+            checkpointer.restore(
+                folder.path / files.STATE,
+                args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
+            )
+        )
+
+
+def _replaced(tree: Tree, below: str, arrays: Mapping[str, jax.Array]) -> Tree:
+    """`tree` with each leaf that `arrays` has (under `below`) replaced."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(f"{below}/{path_name(path)}", leaf), tree)
+
+
+def _flat(tree: Tree) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of leaves that are named by path."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree

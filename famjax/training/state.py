@@ -1,0 +1,50 @@
+"""The train state: all that a run needs to go on, in one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from famjax.models.dims import Leaf
+from famjax.models.transformer import Transformer, init_params
+from famjax.training.config import TrainJob
+from famjax.training.curriculum import Progress, start_progress
+from famjax.training.state_passing import PassedFam, no_fam
+
+
+@struct.dataclass
+class TrainState:
+    """What a step takes and gives.
+
+    Attributes:
+      step: steps done, int32 [].
+      params: parameters, float32, unboxed.
+      opt_state: the optimizer's.
+      passed_fam: for random state passing.
+      progress: where the run stands in its curriculum.
+      key: data of the run's base key, from which the step's number makes the step's keys, uint32.
+    """
+
+    step: Leaf
+    params: Any
+    opt_state: Any
+    passed_fam: PassedFam
+    progress: Progress
+    key: Leaf
+
+
+def init_train_state(job: TrainJob, model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; to be jitted, so that it is made in its shards."""
+    init_key, base_key = jax.random.split(jax.random.key(job.random_seed))
+    params = nn.meta.unbox(init_params(model, init_key))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        passed_fam=no_fam(job.model),
+        progress=start_progress(job.curriculum),
+        key=jax.random.key_data(base_key),
+    )

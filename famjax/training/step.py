@@ -1,0 +1,141 @@
+"""The train step: a pure function (state, batch) -> (state, metrics)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from famjax.models.dims import Lengths
+from famjax.models.transformer import Transformer
+from famjax.training.config import TrainJob
+from famjax.training.curriculum import advance
+from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
+from famjax.training.optimizers import frozen_parameters
+from famjax.training.schedules import make_schedule
+from famjax.training.state import TrainState
+from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, job: TrainJob, model: Transformer, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    """One step.
+
+    Args:
+      state: before the step.
+      batch: tokens, targets, weights, answers, each [B, T], and lengths [B].
+      job: the run's settings.
+      model: the model in training (dropout acts).
+      optimizer: made for these parameters.
+
+    Returns:
+      The state after the step, and scalars: means over the global batch, norms, and the stage that the host needs next.
+    """
+    passing_key, example_key = jax.random.split(step_key(state))
+    is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
+
+    def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], tuple[ScoreSums, PassedFam]]:
+        params = _stop_frozen(job, params)
+        sums, fam = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
+        return sums.loss + job.loss.z_loss * sums.z_loss, (sums, fam)
+
+    gradients, sums, fam = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
+    gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    means = mean_scores(sums)
+    new_state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        passed_fam=fam,
+        progress=advance(job.curriculum, state.progress, means),
+    )
+    metrics = {
+        **means,
+        "z_loss": sums.z_loss / jnp.maximum(sums.weight, 1e-8),
+        "gradient_norm": optax.tree.norm(gradients),
+        "learning_rate": jnp.asarray(make_schedule(job.optimizer.schedule)(state.step)),
+        "state_passed": is_passed,
+        "tokens": jnp.sum(batch["lengths"]),
+        "stage": state.progress.stage,
+        "stage_after": new_state.progress.stage_after,
+    }
+    return new_state, metrics
+
+
+def forward(
+    job: TrainJob,
+    model: Transformer,
+    params: Any,
+    batch: Batch,
+    passed: PassedFam,
+    is_passed: jax.Array,
+    key: jax.Array,
+) -> tuple[ScoreSums, PassedFam]:
+    """Reads a (micro)batch from its start and scores it; also returns the FAM that its first row ends with."""
+    offset_key, dropout_key = jax.random.split(key)
+    rows = batch["tokens"].shape[0]
+    offset = draw_position_offset(offset_key, rows, job.model.rope_base) if job.random_position_offset else None
+    start = model.apply({"params": params}, rows, offset, with_cache=False, method="init_state")
+    start = start_from(start, passed, is_passed)
+    rngs = {"dropout": dropout_key}
+    output = model.apply({"params": params}, batch["tokens"], start, batch["lengths"], rngs=rngs)
+
+    def logits_of(hidden: Any) -> Any:
+        return model.apply({"params": params}, hidden, method="logits")
+
+    scores = score_tokens(logits_of, output.hidden, batch["targets"], job.loss.chunk_size)
+    return sum_scores(scores, batch["weights"], batch["answers"]), keep_fam(output.state)
+
+
+def step_key(state: TrainState) -> jax.Array:
+    """The key of the next step: the base key folded with the step, so that a resumed run draws the same."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+
+def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths:
+    """Each example's position offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions)."""
+    offset_key, zero_key = jax.random.split(key)
+    offset: Int[Array, " B"] = jax.random.randint(offset_key, (rows,), 0, int(2 * jnp.pi * rope_base))
+    return jnp.where(jax.random.bernoulli(zero_key, 0.5, (rows,)), 0, offset)
+
+
+def _accumulate(
+    loss_of: Any, params: Any, batch: Batch, num_microbatches: int, key: jax.Array
+) -> tuple[Any, ScoreSums, PassedFam]:
+    """Sums gradients and scores over microbatches. The passed FAM is that of the global batch's first example."""
+    gradient_of = jax.grad(loss_of, has_aux=True)
+    if num_microbatches == 1:
+        gradients, (sums, fam) = gradient_of(params, batch, key)
+        return gradients, sums, fam
+
+    def cut(array: jax.Array) -> jax.Array:
+        # Every microbatch takes rows from every device's part of the batch, so nothing moves between devices.
+        return jnp.moveaxis(array.reshape(-1, num_microbatches, *array.shape[1:]), 1, 0)
+
+    microbatches = jax.tree.map(cut, dict(batch))
+    keys = jax.random.split(key, num_microbatches)
+
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, PassedFam]:
+        gradients, (sums, fam) = gradient_of(params, *part)
+        return jax.tree.map(jnp.add, total, (gradients, sums)), fam
+
+    first = jax.tree.map(lambda array: array[0], (microbatches, keys))
+    shapes = jax.eval_shape(gradient_of, params, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1][0]))
+    (gradients, sums), fams = jax.lax.scan(add, zeros, (microbatches, keys))
+    return gradients, sums, jax.tree.map(lambda array: array[0], fams)
+
+
+def _stop_frozen(job: TrainJob, params: Any) -> Any:
+    """Keeps gradients of frozen parameters from being computed."""
+    frozen = frozen_parameters(job.optimizer, params)
+    return jax.tree.map(
+        lambda is_frozen, param: jax.lax.stop_gradient(param) if is_frozen else param, frozen, params
+    )

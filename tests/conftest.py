@@ -1,0 +1,25 @@
+"""What holds for every test: 8 CPU devices, no implicit rank promotion, shapes and types checked as the code runs.
+
+Everything is set in the environment, before jax is first imported, so that a subprocess of a test inherits it and a
+test that needs no jax does not pay for its import.
+"""
+
+import os
+
+from jaxtyping import install_import_hook
+
+NUM_DEVICES = 8
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Tests compile much and run little: without LLVM's expensive passes they take a third of the time.
+FLAGS = (
+    f"--xla_force_host_platform_device_count={NUM_DEVICES}",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+# Installed for the whole session: modules of famjax that are imported from here on check their annotations.
+install_import_hook("famjax", "typechecking.check")

@@ -1,0 +1,88 @@
+"""What the tests of the data share: ways of reading, corpora of a few files, trained vocabularies."""
+
+import functools
+import io
+from pathlib import Path
+
+import pytest
+
+from famjax.data import registry
+from famjax.data.config import ByteVocabulary
+from famjax.data.examples import Reading
+from famjax.data.vocabularies import make_vocabulary
+
+SENTENCES = ["The pass key is 12345.", "def read(path): return path.read_bytes()", "hello world, 67890", "it's a día"]
+
+
+@pytest.fixture
+def reading():
+    """Makes a `Reading` of bytes, with defaults."""
+
+    def make(longest=64, shortest=None, tasks=None, vocabulary=None, **changes):
+        values = {"name": "task", "split": "train", "shuffle": True, "seed": 0} | changes
+        return Reading(
+            shortest=shortest,
+            longest=longest,
+            vocabulary=vocabulary or make_vocabulary(ByteVocabulary()),
+            task_config=functools.partial(registry.task_config, tasks=tasks or {}),
+            **values,
+        )
+
+    return make
+
+
+@pytest.fixture
+def corpus_dir(tmp_path) -> Path:
+    """Twelve documents, of 100, 200, ... bytes, whose text tells their place: "<document>:<count> " over and over."""
+    folder = tmp_path / "corpus"
+    for number in range(12):
+        path = folder / f"part{number % 3}" / f"document{number:02d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{number:02d}:{count:04d} " for count in range(200))
+        path.write_text(text[: 100 * (number + 1)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_path(tmp_path_factory) -> str:
+    """A SentencePiece model that loses nothing: bytes where it has no piece, no normalisation."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_writer=model,
+        vocab_size=340,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("sentencepiece") / "tiny.model"
+    path.write_bytes(model.getvalue())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory) -> str:
+    """A byte-level BPE tokenizer.json with special tokens <pad>, <s>, </s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES * 20, trainer)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return str(path)

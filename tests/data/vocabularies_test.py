@@ -1,0 +1,92 @@
+"""Tests of famjax.data.vocabularies."""
+
+import numpy as np
+import pytest
+
+from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
+from famjax.data.vocabularies import make_vocabulary
+from famjax.errors import ConfigError, DataError
+
+AWKWARD = [
+    "The pass key is 12345.",
+    "line\nbreak\r\n\ttab  two blanks ",
+    "naïve café e\u0301 \u00a0 \u200b \ufeff",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "עברית العربية \u202eright",
+    "日本語テキスト \x00\x01\x7f \U0010ffff",
+]
+
+
+@pytest.fixture(params=["bytes", "sentencepiece", "tokenizer"])
+def config(request, sentencepiece_path, tokenizer_path):
+    """Each kind of vocabulary."""
+    return {
+        "bytes": ByteVocabulary(),
+        "sentencepiece": SentencePieceVocabulary(sentencepiece_path),
+        "tokenizer": HuggingFaceVocabulary(tokenizer_path, pad_token="<pad>", bos_token="<s>", eos_token="</s>"),
+    }[request.param]
+
+
+def test_round_trip(config):
+    """Guards against text that changes on its way through ids."""
+    vocabulary = make_vocabulary(config)
+    for text in AWKWARD:
+        if isinstance(config, SentencePieceVocabulary):
+            text = text.replace("\x00", "").replace("\u2581", "")  # noqa: PLW2901 - its models end a text at NUL
+        ids = vocabulary.encode(text)
+        assert ids.dtype == np.int32
+        assert ids.min() >= 0
+        assert ids.max() < vocabulary.vocab_size
+        assert vocabulary.decode(ids) == text
+
+
+def test_special_ids_are_no_text(config):
+    """Guards against padding, beginning or end that show up in text, or lie outside the vocabulary."""
+    vocabulary = make_vocabulary(config)
+    special = [vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id]
+    assert all(0 <= i < vocabulary.vocab_size for i in special)
+    ids = [
+        vocabulary.bos_id,
+        *vocabulary.encode("key").tolist(),
+        vocabulary.eos_id,
+        vocabulary.pad_id,
+        vocabulary.pad_id,
+    ]
+    assert vocabulary.decode(ids) == "key"
+    assert not set(special) & {int(i) for text in AWKWARD for i in vocabulary.encode(text.replace("\x00", ""))}
+
+
+def test_byte_ids():
+    """Guards against ids other than ByT5's, with which byte-level checkpoints are trained."""
+    vocabulary = make_vocabulary(ByteVocabulary())
+    assert vocabulary.encode("a\xe9").tolist() == [97 + 3, 0xC3 + 3, 0xA9 + 3]
+    assert (vocabulary.vocab_size, vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (259, 0, 0, 1)
+
+
+def test_cut_characters_are_marked():
+    """Guards against an exception for a window that begins inside a character."""
+    vocabulary = make_vocabulary(ByteVocabulary())
+    assert vocabulary.decode(vocabulary.encode("é!")[1:]) == "\ufffd!"
+
+
+def test_tokenizer_without_special_tokens(tokenizer_path):
+    """Guards against an end token that nobody named."""
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(tokenizer_path))
+    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (0, 0, None)
+
+
+def test_an_unknown_special_token_is_named(tokenizer_path):
+    """Guards against documents without end because of a misspelled token."""
+    with pytest.raises(ConfigError, match=r"HuggingFaceVocabulary\.eos_token = '<end>'"):
+        make_vocabulary(HuggingFaceVocabulary(tokenizer_path, eos_token="<end>"))
+
+
+@pytest.mark.parametrize("kind", [SentencePieceVocabulary, HuggingFaceVocabulary])
+@pytest.mark.parametrize("content", [None, b"", b"no vocabulary"])
+def test_bad_files_are_named(kind, content, tmp_path):
+    """Guards against a traceback where a vocabulary is missing, empty or something else."""
+    path = tmp_path / "vocabulary.file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"vocabulary\.file: .*{kind.__name__}\.path"):
+        make_vocabulary(kind(str(path)))

@@ -1,0 +1,97 @@
+"""Every file in gin/ loads, in every job that it serves, and its model initialises (abstractly)."""
+
+import math
+import re
+
+import pytest
+
+from famjax.configuration.bindings import read_bindings
+from famjax.configuration.files import gin_root
+from famjax.configuration.loading import load
+from famjax.configuration.statements import REQUIRED
+from famjax.evaluation.config import EvalJob
+from famjax.models.transformer import parameter_shapes
+from famjax.training.config import TrainJob
+
+ALL_FILES = sorted(str(path.relative_to(gin_root())) for path in gin_root().rglob("*.gin"))
+# Parts that others include and that are nothing by themselves.
+FRAGMENTS = {"models/base.gin", "models/paper.gin", "runs/train.gin"}
+# What a file of each folder needs besides itself.
+COMPANIONS = {
+    "models": ["runs/pretrain.gin", "memory/fam.gin"],
+    "memory": ["runs/pretrain.gin", "models/tiny.gin"],
+    "recipes": [],
+}
+RUN_COMPANIONS = {
+    "runs/pretrain.gin": ["models/tiny.gin", "memory/fam.gin"],
+    "runs/finetune.gin": ["models/tiny.gin", "memory/fam.gin"],
+    "runs/eval.gin": [],
+}
+# A value for each macro that a file may require.
+REQUIRED_VALUES = {
+    "MODEL_DIR": "'/tmp/run'",
+    "INITIAL_CHECKPOINT_PATH": "'/tmp/before'",
+    "CHECKPOINT_PATH": "'/tmp/run'",
+    "EVAL_OUTPUT_DIR": "'/tmp/run/eval'",
+    "MIXTURE_OR_TASK_NAME": "'documents'",
+    "TASK_FEATURE_LENGTHS": "{'targets': 2048}",
+    "TRAIN_STEPS": "10",
+}
+
+
+def complete(file, folder):
+    """Returns a file with its companions and a file that sets what they require."""
+    files = [file, *RUN_COMPANIONS.get(file, COMPANIONS.get(file.split("/")[0], []))]
+    macros = read_bindings(files, []).macros
+    required = [name for name, binding in macros.items() if binding.value == REQUIRED]
+    values = folder / "values.gin"
+    values.write_text("".join(f"{name} = {REQUIRED_VALUES[name]}\n" for name in required))
+    return [*files, str(values)]
+
+
+@pytest.mark.parametrize("file", [file for file in ALL_FILES if file not in FRAGMENTS])
+def test_file_loads_and_its_model_initialises(file, tmp_path):
+    """A file that binds a field that no longer exists, or a model whose sizes do not fit, is noticed by nobody else."""
+    files = complete(file, tmp_path)
+    jobs = {key.cls for key in read_bindings(files, []).parameters} & {TrainJob, EvalJob}
+    assert jobs
+    for job_class in jobs:
+        job = load(job_class, files, []).job
+        assert job.model is not None or job_class is EvalJob
+        if job.model is not None:
+            assert parameter_shapes(job.model)
+
+
+def test_fragments_are_included_by_others():
+    """A fragment that nobody includes is loaded by no test."""
+    included = {name for path in gin_root().rglob("*.gin") for name in re.findall(r"include '(.*)'", path.read_text())}
+    assert included >= FRAGMENTS
+    assert included <= set(ALL_FILES)
+
+
+@pytest.mark.parametrize("file", [file for file in ALL_FILES if file.startswith("runs/") and file not in FRAGMENTS])
+def test_header_names_what_is_required(file):
+    """A run file's header is its manual: it lists every required macro, and no macro that does not exist."""
+    bindings = read_bindings([file], [])
+    header = gin_root().joinpath(file).read_text().split("\n\n")[0]
+    _, _, listed = header.partition("# Required:")
+    required = {name for name, binding in bindings.macros.items() if binding.value == REQUIRED}
+    named = set(re.findall(r"\b[A-Z][A-Z_]+\b", listed)) - {"MODEL_DIR"}
+    assert required
+    assert required <= named | {"MODEL_DIR"}
+    assert named <= set(bindings.macros) | {"MEMORY"}
+
+
+@pytest.mark.parametrize("file", ["models/1b.gin", "models/8b.gin", "models/24b.gin"])
+def test_paper_sizes(file, tmp_path):
+    """Parameters without the embedding table (the paper's 1B, 8B, 24B); FAM adds its prompt alone."""
+    expected = {"models/1b.gin": 1.2e9, "models/8b.gin": 8.6e9, "models/24b.gin": 24.5e9}[file]
+    files = complete(file, tmp_path)
+    model = load(TrainJob, files, []).job.model
+    window_only = load(TrainJob, files, [("FAM_LENGTH", "0")]).job.model
+    count, window_only_count = (
+        sum(math.prod(array.shape) for path, array in parameter_shapes(config).items() if "embedding" not in path)
+        for config in (model, window_only)
+    )
+    assert count == pytest.approx(expected, rel=0.02)
+    assert count - window_only_count == 64 * model.emb_dim

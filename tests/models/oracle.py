@@ -1,0 +1,176 @@
+"""The model once more, naively: numpy, float64, one example, Python loops over layers, blocks and positions.
+
+Written from the specification and not from famjax.models, which it is the measure of. It shares no code with it.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from famjax.models.config import TransformerConfig
+
+
+def layer_params(params: Any, layer: int) -> Any:
+    """Cuts one layer out of the stacked parameters."""
+    return {
+        name: layer_params(value, layer) if isinstance(value, dict) else np.asarray(value[layer], np.float64)
+        for name, value in params.items()
+    }
+
+
+def norm(config: TransformerConfig, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return x / math.sqrt(np.mean(x * x) + config.norm_epsilon) * scale
+
+
+def feed_forward(config: TransformerConfig, layer: Any, x: np.ndarray) -> np.ndarray:
+    normed = norm(config, layer["mlp_norm"]["scale"], x)
+    gate = normed @ layer["mlp"]["gate"]["kernel"]
+    if config.mlp_activation == "silu":
+        gate = gate / (1 + np.exp(-gate))
+    else:
+        gate = 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+    return x + (gate * (normed @ layer["mlp"]["up"]["kernel"])) @ layer["mlp"]["down"]["kernel"]
+
+
+def turn(config: TransformerConfig, heads: np.ndarray, position: float) -> np.ndarray:
+    half = config.head_dim // 2
+    turned = np.empty_like(heads)
+    for i in range(half):
+        angle = position * config.rope_base ** (-2 * i / config.head_dim)
+        first, second = heads[:, i], heads[:, i + half]
+        turned[:, i] = first * math.cos(angle) - second * math.sin(angle)
+        turned[:, i + half] = second * math.cos(angle) + first * math.sin(angle)
+    return turned
+
+
+def project(config: TransformerConfig, layer: Any, x: np.ndarray, position: float) -> tuple[np.ndarray, ...]:
+    normed = norm(config, layer["attention_norm"]["scale"], x)
+    query = np.einsum("d,dnh->nh", normed, layer["attention"]["query"]["kernel"])
+    key = np.einsum("d,dnh->nh", normed, layer["attention"]["key"]["kernel"])
+    value = np.einsum("d,dnh->nh", normed, layer["attention"]["value"]["kernel"])
+    return turn(config, query, position), turn(config, key, position), value
+
+
+def attend(config: TransformerConfig, layer: Any, query: np.ndarray, seen: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+    group = config.num_heads // config.num_kv_heads
+    mixed = np.zeros((config.num_heads, config.head_dim))
+    for head in range(config.num_heads):
+        scores = np.array([query[head] @ key[head // group] for key, _ in seen]) / math.sqrt(config.head_dim)
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        for weight, (_, value) in zip(weights, seen, strict=True):
+            mixed[head] += weight * value[head // group]
+    return np.einsum("nh,nhd->d", mixed, layer["attention"]["out"]["kernel"])
+
+
+def fam_positions(config: TransformerConfig, block: int, offset: int) -> list[float]:
+    memory = config.memory
+    rows, begin = memory.fam_length, block * memory.block_size + offset
+    if memory.fam_position == "block_end":
+        return [begin - rows + i for i in range(rows)]
+    if memory.fam_position == "between_blocks":
+        return [begin - 1 + i / (rows + 1) for i in range(1, rows + 1)]
+    return [0.0] * rows
+
+
+def initial_fam(config: TransformerConfig, params: Any) -> list[np.ndarray]:
+    """The prompt carried up the stack, attending to itself only."""
+    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    if config.memory.fam_start == "prefix":
+        return [layer["fam_prefix"] for layer in layers]
+    activations = [np.asarray(row, np.float64) for row in params["fam_prompt"]]
+    initial = []
+    for layer in layers:
+        initial.append(np.array(activations))
+        projected = [project(config, layer, row, i - config.memory.fam_length) for i, row in enumerate(activations)]
+        seen = [(key, value) for _, key, value in projected]
+        attended = [
+            row + attend(config, layer, query, seen) for row, (query, _, _) in zip(activations, projected, strict=True)
+        ]
+        activations = [feed_forward(config, layer, row) for row in attended]
+    return initial
+
+
+def read_block(
+    config: TransformerConfig, layer: Any, fam: np.ndarray, initial: bool, block: int, offset: int, past: Any, x: Any
+) -> tuple[list[np.ndarray], np.ndarray, Any]:
+    """One layer, one block (maybe unfinished): returns its outputs, the next FAM and the block's keys and values."""
+    memory = config.memory
+    positions = fam_positions(config, block, offset)
+    projected_fam = [project(config, layer, row, position) for row, position in zip(fam, positions, strict=True)]
+    own_fam = [(key, value) for _, key, value in projected_fam]
+    window = past[max(len(past) - memory.num_segments * memory.block_size, 0) :]
+    outputs, own = [], []
+    for slot, token in enumerate(x):
+        query, key, value = project(config, layer, token, block * memory.block_size + slot + offset)
+        own.append((key, value))
+        attended = token + attend(config, layer, query, window + own_fam + own)
+        outputs.append(feed_forward(config, layer, attended))
+    next_fam = fam
+    if len(x) == memory.block_size and memory.fam_length:
+        rows = []
+        for row, (query, _, _) in zip(fam, projected_fam, strict=True):
+            residual = np.zeros_like(row) if initial else row
+            rows.append(feed_forward(config, layer, residual + attend(config, layer, query, own_fam + own)))
+        next_fam = np.array(rows)
+    return outputs, next_fam, own
+
+
+def read(
+    config: TransformerConfig, params: Any, tokens: Any, offset: int = 0, fam: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one text from the start.
+
+    Args:
+      tokens: [T].
+      offset: of the positions.
+      fam: [L, F, D] restored from an earlier state (not initial: its residual is used); None starts from the prompt.
+
+    Returns:
+      Logits [T, V] and the final FAM [L, F, D].
+    """
+    memory = config.memory
+    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    table = np.asarray(params["embedding"]["table"], np.float64)
+    is_initial = fam is None
+    if memory.fam_length:
+        fams = [np.array(row) for row in (initial_fam(config, params) if is_initial else np.asarray(fam, np.float64))]
+    else:
+        fams = [np.zeros((0, config.emb_dim))] * config.num_layers
+    pasts: list[Any] = [[] for _ in layers]
+    logits = []
+    for block in range(-(-len(tokens) // memory.block_size)):
+        x = [table[t] for t in tokens[block * memory.block_size : (block + 1) * memory.block_size]]
+        for index, layer in enumerate(layers):
+            x, fams[index], own = read_block(
+                config, layer, fams[index], is_initial and block == 0, block, offset, pasts[index], x
+            )
+            pasts[index] = pasts[index] + own
+        for row in x:
+            normed = norm(config, np.asarray(params["final_norm"]["scale"], np.float64), row)
+            if config.tie_embeddings:
+                logits.append(table @ normed / math.sqrt(config.emb_dim))
+            else:
+                logits.append(normed @ np.asarray(params["output"]["kernel"], np.float64))
+    return np.array(logits), np.array(fams)
+
+
+def banded_attention(config: TransformerConfig, params: Any, tokens: Any) -> np.ndarray:
+    """TransformerBSWA in the plainest way: one causal T x T mask, banded by blocks. Returns logits [T, V]."""
+    memory = config.memory
+    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    table = np.asarray(params["embedding"]["table"], np.float64)
+    block = np.arange(len(tokens)) // memory.block_size
+    position = np.arange(len(tokens))
+    mask = (position[None, :] <= position[:, None]) & (block[None, :] >= block[:, None] - memory.num_segments)
+    x = [table[t] for t in tokens]
+    for layer in layers:
+        projected = [project(config, layer, row, i) for i, row in enumerate(x)]
+        attended = []
+        for i, row in enumerate(x):
+            seen = [(key, value) for j, (_, key, value) in enumerate(projected) if mask[i, j]]
+            attended.append(row + attend(config, layer, projected[i][0], seen))
+        x = [feed_forward(config, layer, row) for row in attended]
+    scale = np.asarray(params["final_norm"]["scale"], np.float64)
+    return np.array([table @ norm(config, scale, row) / math.sqrt(config.emb_dim) for row in x])
