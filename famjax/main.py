@@ -17,9 +17,9 @@ from famjax.errors import ConfigError, FamjaxError
 USAGE = """\
 famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
 
-  famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=train|eval] [--dry_run]
+  famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=MODE] [--dry_run]
 
-  --run_mode=MODE           train (the default) or eval
+  --run_mode=MODE           train (the default), eval, or compare (evaluations side by side)
   --gin_file=FILE           may be repeated, in any order; looked for here, in the search paths, among famjax's own
   --gin_search_paths=A,B    further folders with gin files
   --gin.NAME=VALUE          sets a macro or a parameter, after the files; strings keep their quotes: "'/tmp/run'"
@@ -60,6 +60,7 @@ class RunMode:
 RUN_MODES = {
     "train": RunMode("famjax.training.config", "TrainJob", "famjax.training.loop", "train"),
     "eval": RunMode("famjax.evaluation.config", "EvalJob", "famjax.evaluation.evaluate", "evaluate"),
+    "compare": RunMode("famjax.evaluation.config", "CompareJob", "famjax.evaluation.compare", "compare"),
 }
 
 

@@ -6,7 +6,7 @@ from famjax.errors import ConfigError
 
 
 def require_at_least(config: object, bound: float, *names: str) -> None:
-    """Raises ConfigError unless each named field of `config` is `bound` or more (None, where a field allows it, passes)."""
+    """Raises ConfigError unless each named field of `config` is `bound` or more, or None."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value < bound:

@@ -1,11 +1,12 @@
 """`--dry_run`: what a job would do, without doing it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from famjax.configuration.loading import Configuration
 from famjax.configuration.resolving import Node, nodes_of
+from famjax.evaluation.config import CompareJob
 from famjax.models.config import TransformerConfig
 from famjax.training.config import TrainJob
 
@@ -15,8 +16,8 @@ _MAX_VALUE_WIDTH = 48
 def describe_run(configuration: Configuration) -> str:
     """Returns every setting with its source, the parameter count and the shapes of the batches."""
     job = configuration.job
-    sections = [*_sections(configuration.root, "")]
-    widths = [max(len(row[column]) for _, rows in sections for row in rows) for column in (0, 1)]
+    sections = _without_repetition(_sections(configuration.root, ""))
+    widths = [max((len(row[column]) for _, rows in sections for row in rows), default=0) for column in (0, 1)]
     lines: list[str] = []
     for title, rows in sections:
         lines += [
@@ -24,18 +25,42 @@ def describe_run(configuration: Configuration) -> str:
             *(f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows),
             "",
         ]
+    if isinstance(job, CompareJob):
+        return "\n".join(lines)
     return "\n".join([*lines, _describe_parameters(job.model), "", _describe_batches(job), ""])
 
 
-def _sections(node: Node, path: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """Yields (title, rows of name, value and source) of a node, then of the nodes in it."""
-    rows = [(name, _shown(setting.value), setting.source) for name, setting in node.settings.items()]
-    yield (f"{path} = {node.name}" if path else node.name), rows
+Row = tuple[str, str, str]
+
+
+def _sections(node: Node, path: str) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yields (path, class, rows of name, value and source) of a node, then of the nodes in it."""
+    yield path, node.name, [(name, _shown(setting.value), setting.source) for name, setting in node.settings.items()]
     for name, setting in node.settings.items():
-        children = list(nodes_of(setting.value))
-        for index, child in enumerate(children):
-            suffix = f"[{index}]" if len(children) > 1 else ""
-            yield from _sections(child, f"{path}.{name}{suffix}".lstrip("."))
+        for label, child in _labelled_nodes(setting.value):
+            yield from _sections(child, f"{path}.{name}{label}".lstrip("."))
+
+
+def _labelled_nodes(value: Any) -> list[tuple[str, Node]]:
+    """The nodes in a value, those in a dict with their keys."""
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", node) for key, item in value.items() for node in nodes_of(item)]
+    return [("", node) for node in nodes_of(value)]
+
+
+def _without_repetition(sections: Iterable[tuple[str, str, list[Row]]]) -> list[tuple[str, list[Row]]]:
+    """Titles and rows; a section whose rows stand above already is left out, and its title says where they are."""
+    titled: list[tuple[str, list[Row]]] = []
+    seen: dict[tuple[str, tuple[Row, ...]], str] = {}
+    for path, name, rows in sections:
+        title = f"{path} = {name}" if path else name
+        key = (name, tuple(rows))
+        if rows and key in seen:
+            titled.append((f"{title}, as {seen[key]}", []))
+        else:
+            seen[key] = path
+            titled.append((title, rows))
+    return titled
 
 
 def _shown(value: Any) -> str:

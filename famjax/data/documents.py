@@ -71,6 +71,7 @@ class DocumentExamples:
 
     def __init__(self, config: Documents, reading: Reading) -> None:
         """Opens the corpus; DataError as `open_corpus` and `Windows`."""
+        self._loss_weight = config.loss_weight
         corpus = open_corpus(config, reading.split, reading.vocabulary)
         self._windows = Windows(corpus, reading.longest, config.short_documents)
         self.size = self._windows.size if reading.ends else None
@@ -80,4 +81,5 @@ class DocumentExamples:
     def __getitem__(self, index: int) -> Example:
         """See `famjax.data.examples.Examples`."""
         targets = self._windows[self._order[index]]
-        return Example(targets, np.ones(len(targets), np.float32), np.zeros(len(targets), np.bool_))
+        weights = np.full(len(targets), self._loss_weight, np.float32)
+        return Example(targets, weights, np.zeros(len(targets), np.bool_))

@@ -236,7 +236,7 @@ class SeqioBatches:
         import tensorflow as tf
 
         state = {**self._identity, "read": self._count}
-        if not self._count or self._replays:
+        if self._replays:
             return state
         try:
             return {**state, "iterator": _save(self._iterator)}

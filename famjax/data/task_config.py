@@ -39,6 +39,8 @@ class Documents:
         vocabulary's end token between them, and windows cut anywhere; "skip": windows lie inside one document, and
         shorter documents are skipped and counted; "error": inside one document, and a shorter one is an error.
       bad_records: "error" stops at undecodable bytes, invalid JSON or a missing field; "skip" skips and counts them.
+      loss_weight: of every target. In a mixture with a task that asks for answers of a few tokens, a small one keeps
+        the documents from drowning them.
       cache_dir: where encoded corpora are kept from run to run; None encodes at each start, into a temporary file.
     """
 
@@ -48,10 +50,12 @@ class Documents:
     field: str = "text"
     short_documents: OnShortDocument = "pack"
     bad_records: OnBadRecord = "error"
+    loss_weight: float = 1.0
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
         require_fraction(self, "validation_fraction")
+        require_at_least(self, 0.0, "loss_weight")
         require_choice(self, "short_documents", OnShortDocument)
         require_choice(self, "bad_records", OnBadRecord)
 

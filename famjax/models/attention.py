@@ -14,7 +14,10 @@ def attention_probabilities(
     k_BxXxKxh: Float[Array, "B X K h"],
     mask_BxSxX: Bool[Array, "B S X"] | None,
 ) -> Probabilities:
-    """Softmax of the scaled scores, in float32. Query head i looks at key head i // G; a query needs one key at least."""
+    """Softmax of the scaled scores, in float32.
+
+    Query head i looks at key head i // G. Every query needs one key at least.
+    """
     batch, slots, heads, width = q_BxSxHxh.shape
     kv_heads = k_BxXxKxh.shape[2]
     q_BxSxKxGxh = q_BxSxHxh.reshape(batch, slots, kv_heads, heads // kv_heads, width)
@@ -45,8 +48,8 @@ def attend(
 def read_mask(layout: Layout, num_segments: int, fam_length: int) -> Bool[Array, "B P S X"]:
     """Which of [memory segments | FAM | block] the token in a slot may look at (spec: The layer, step 2).
 
-    All of the segments that exist, all of FAM, and the block up to the token itself. An empty slot sees some keys too, so
-    that its softmax is finite; nobody reads what it computes.
+    All of the segments that exist, all of FAM, and the block up to the token itself. An empty slot sees some keys too,
+    so that its softmax is finite; nobody reads what it computes.
     """
     batch, pieces, slots = layout.occupied.shape
     size = layout.block_size

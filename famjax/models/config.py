@@ -24,8 +24,8 @@ class MemoryConfig:
       block_size: tokens in a block, also the stride [C].
       num_segments: past blocks that stay as keys and values [M]; 0 keeps none.
       fam_length: activations of feedback memory in each layer [F]; 0 is TransformerBSWA.
-      fam_start: where the first block's FAM comes from: "prompt", one learned prompt carried up the stack (the paper), or
-        "prefix", one learned FAM for each layer (the paper's ablation "FAM + Prefix").
+      fam_start: where the first block's FAM comes from: "prompt", one learned prompt carried up the stack (the paper),
+        or "prefix", one learned FAM for each layer (the paper's ablation "FAM + Prefix").
       fam_position: positions of FAM: "block_end", the last F tokens before the block (the paper), or the ablations
         "between_blocks" (fractions between the last token of a block and the first of the next) and "zero".
       stop_gradient: for the ablation only: no gradient flows through segments and FAM.
@@ -54,7 +54,8 @@ class TransformerConfig:
       emb_dim: width of the residual stream [D].
       num_layers: decoder layers [L].
       num_heads: query heads [H].
-      num_kv_heads: key and value heads [K]; H is multi-head, 1 is multi-query, a divisor of H is grouped-query attention.
+      num_kv_heads: key and value heads [K]; H is multi-head, 1 is multi-query, a divisor of H is grouped-query
+        attention.
       head_dim: width of a head [h]; even, for RoPE.
       mlp_dim: width of the gated MLP.
       memory: the working memory.
@@ -64,8 +65,8 @@ class TransformerConfig:
       norm_epsilon: added to the mean square in RMSNorm.
       dropout_rate: on the embeddings and on both residual branches, in training.
       dtype: of activations; parameters, softmax, norms' statistics and the loss are float32 always.
-      remat_policy: what the backward pass of a layer keeps: "none" keeps everything, "full" recomputes everything, "dots"
-        keeps matrix products, "dots_without_batch" those with no batch dimension (projections and MLP).
+      remat_policy: what the backward pass of a layer keeps: "none" keeps everything, "full" recomputes everything,
+        "dots" keeps matrix products, "dots_without_batch" those with no batch dimension (projections and MLP).
     """
 
     vocab_size: int

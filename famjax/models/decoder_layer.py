@@ -7,8 +7,8 @@ With F_p the FAM that enters piece p's block, and k_p, v_p the keys and values o
     A_p       = attend(q_p, [segments_p | k(F_p) | k_p]) + X_p       read: mapped over pieces
     O         = feed_forward(A)                                      all pieces at once
 
-F_{p+1} depends on the block's keys and values and not on the tokens' attention outputs, so this order equals the paper's
-Algorithm 1 exactly (spec: Order of computation). FAM uses the weights of the tokens.
+F_{p+1} depends on the block's keys and values and not on the tokens' attention outputs, so this order equals the
+paper's Algorithm 1 exactly (spec: Order of computation). FAM uses the weights of the tokens.
 """
 
 from typing import Any
@@ -85,16 +85,17 @@ class Attention(nn.Module):
     config: TransformerConfig
 
     def setup(self) -> None:
+        """Declares the projections."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
         width, head_dim = config.emb_dim, config.head_dim
         query_shape = (width, config.num_heads, head_dim)
         key_shape = (width, config.num_kv_heads, head_dim)
-        self.query = Projection("...D,DHh->...Hh", query_shape, ("embed", "heads", "head_dim"), 1, dtype)
-        self.key = Projection("...D,DKh->...Kh", key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
-        self.value = Projection("...D,DKh->...Kh", key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
+        self.query = Projection(query_shape, ("embed", "heads", "head_dim"), 1, dtype)
+        self.key = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
+        self.value = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
         out_shape = (config.num_heads, head_dim, width)
-        self.out = Projection("...Hh,HhD->...D", out_shape, ("heads", "head_dim", "embed"), 2, dtype)
+        self.out = Projection(out_shape, ("heads", "head_dim", "embed"), 2, dtype)
 
     def __call__(self, x: Float[Array, "... D"], rotation: Rotation) -> tuple[Float[Array, "... H h"], KeyValues]:
         """Returns queries [..., H, h], and keys and values [..., K, h]."""
@@ -109,6 +110,7 @@ class DecoderLayer(nn.Module):
     deterministic: bool
 
     def setup(self) -> None:
+        """Declares the parts of the layer."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
         memory = config.memory
@@ -124,6 +126,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x: PieceHidden, state: LayerState, context: CallContext
     ) -> tuple[PieceHidden, tuple[LayerState, Diagnostics]]:
+        """Reads the tokens and writes the memory."""
         memory, layout = self.config.memory, context.layout
         queries, of_tokens = self.attention(self.attention_norm(x), context.token_rotation)
         unfinished = state.cache.block if state.cache else None
@@ -193,7 +196,9 @@ class DecoderLayer(nn.Module):
     def read(
         self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext
     ) -> tuple[PieceQueries, Float[Array, ""]]:
-        """Lets the tokens look at [segments | FAM | block], mapped over pieces to bound memory (spec: The layer, step 2).
+        """Lets the tokens look at [segments | FAM | block] (spec: The layer, step 2).
+
+        It is mapped over pieces, and each is computed again in the backward pass, which bounds memory.
 
         Returns:
           The attended values, and the share of attention that went to FAM.

@@ -43,6 +43,6 @@ StackedFam = Float[Array, "L B F D"]
 SavedFam = Float[Array, "L F D"]
 FamPrompt = Float[Array, "F D"]
 
-# A field of a struct: an array of the shape that the struct's docstring gives, or, in a tree of shapes, shardings or axis
-# names, what stands for it there. (Run-time type checks would refuse such trees, so the shape is not in the type.)
+# A field of a struct: an array of the shape that the struct's docstring gives, or, in a tree of shapes, shardings or
+# axis names, what stands for it there. (Run-time type checks would refuse such trees, so the shape is not in the type.)
 Leaf = Any

@@ -1,5 +1,6 @@
 """The parts of a decoder layer that know nothing of memory: norm, projection, gated MLP, embedding."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -20,6 +21,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Brings each vector to root mean square 1, times the scale."""
         width = x.shape[-1]
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (width,))
         x = x.astype(jnp.float32)
@@ -29,17 +31,18 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A matrix product without bias, written as an einsum in legend letters.
+    """A matrix product without bias, from the last dimensions of the input to new ones.
+
+    It is done on matrices, whatever the dimensions before and after: XLA's CPU backend takes 1.6 times as long for the
+    backward pass of the same product with more dimensions.
 
     Attributes:
-      equation: of (input, kernel), as "...D,DHh->...Hh".
-      shape: of the kernel.
+      shape: of the kernel: the input's dimensions, then the output's.
       axes: logical axis names of the kernel.
-      num_inputs: how many leading dimensions of the kernel are summed over (initial values have variance 1 / their size).
+      num_inputs: how many dimensions of the kernel are summed over (initial values have variance 1 / their size).
       dtype: of the result.
     """
 
-    equation: str
     shape: Sequence[int]
     axes: Sequence[str]
     num_inputs: int
@@ -47,10 +50,17 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        inputs, outputs = range(self.num_inputs), range(self.num_inputs, len(self.shape))
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", tuple(inputs), tuple(outputs))
+        """Multiplies the last dimensions of `x` by the kernel."""
+        inputs, outputs = tuple(self.shape[: self.num_inputs]), tuple(self.shape[self.num_inputs :])
+        axes = range(len(self.shape))
+        init = nn.initializers.variance_scaling(
+            1.0, "fan_in", "truncated_normal", tuple(axes[: self.num_inputs]), tuple(axes[self.num_inputs :])
+        )
         kernel = self.param("kernel", nn.with_logical_partitioning(init, tuple(self.axes)), tuple(self.shape))
-        return jnp.einsum(self.equation, x, jnp.asarray(kernel, self.dtype))
+        matrix = jnp.asarray(kernel, self.dtype).reshape(math.prod(inputs), math.prod(outputs))
+        leading = x.shape[: x.ndim - self.num_inputs]
+        product = jnp.einsum("nD,Dm->nm", x.reshape(-1, matrix.shape[0]), matrix)
+        return product.reshape(*leading, *outputs)
 
 
 class GatedMLP(nn.Module):
@@ -63,11 +73,12 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Applies the MLP to each vector."""
         shape, axes = (self.width, self.hidden_width), ("embed", "mlp")
-        gate = Projection("...D,Dm->...m", shape, axes, 1, self.dtype, name="gate")(x)
-        up = Projection("...D,Dm->...m", shape, axes, 1, self.dtype, name="up")(x)
+        gate = Projection(shape, axes, 1, self.dtype, name="gate")(x)
+        up = Projection(shape, axes, 1, self.dtype, name="up")(x)
         hidden = _ACTIVATIONS[self.activation](gate) * up
-        return Projection("...m,mD->...D", shape[::-1], axes[::-1], 1, self.dtype, name="down")(hidden)
+        return Projection(shape[::-1], axes[::-1], 1, self.dtype, name="down")(hidden)
 
 
 class Embedding(nn.Module):
@@ -84,10 +95,12 @@ class Embedding(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
+        """Declares the table."""
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
         self.table = self.param("table", init, (self.vocab_size, self.width))
 
     def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+        """Looks up the rows of the tokens."""
         return jnp.asarray(self.table, self.dtype)[tokens]
 
     def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -1,7 +1,7 @@
 """Where the tokens of a call lie: integers only, the same for every layer.
 
-A call brings T tokens a row to a state whose unfinished block already holds `fill` tokens, and `fill` may differ from row
-to row. The call is cut into pieces such that piece p of every row lies within one block:
+A call brings T tokens a row to a state whose unfinished block already holds `fill` tokens, and `fill` may differ from
+row to row. The call is cut into pieces such that piece p of every row lies within one block:
 
     row with fill 0:   [0 ........ C-1] [C ....... 2C-1] [2C ..
     row with fill 3:   ...[3 ..... C-1] [C ....... 2C-1] [2C ..

@@ -1,7 +1,7 @@
 """The recurrent state, and how blocks of keys and values pass through it. No parameters live here.
 
-State of a layer after any number of tokens (spec: State): the feedback memory F_prev that enters the unfinished block, the
-keys and values of the M blocks before it, and those of its own tokens so far. Keys are kept rotated.
+State of a layer after any number of tokens (spec: State): the feedback memory F_prev that enters the unfinished block,
+the keys and values of the M blocks before it, and those of its own tokens so far. Keys are kept rotated.
 """
 
 import jax
@@ -25,7 +25,12 @@ class KeyValues:
 
 @struct.dataclass
 class Cache:
-    """What a layer keeps of the tokens: `segments` [B, M * C, K, h], oldest first, and the unfinished `block` [B, C, K, h]."""
+    """What a layer keeps of the tokens.
+
+    Attributes:
+      segments: keys and values of the past M blocks, oldest first [B, M * C, K, h].
+      block: those of the unfinished block [B, C, K, h]; nothing reads what lies in its free slots.
+    """
 
     segments: KeyValues
     block: KeyValues
@@ -122,7 +127,7 @@ def fill_blocks(piece: PieceKeys, unfinished: Float[Array, "B C K h"] | None, la
 
 def segment_windows(blocks: BlockKeys, segments: Float[Array, "B MC K h"] | None, num_segments: int) -> SegmentKeys:
     """Returns for each piece the M blocks before its own, oldest first [B, P, M * C, K, h]."""
-    batch, pieces, size, heads, width = blocks.shape
+    batch, pieces, _, heads, width = blocks.shape
     history = _with_history(blocks, segments, num_segments)
     shifted = [history[:, first : first + pieces] for first in range(num_segments)]
     if not shifted:
@@ -132,11 +137,11 @@ def segment_windows(blocks: BlockKeys, segments: Float[Array, "B MC K h"] | None
 
 def advance_cache(blocks: KeyValues, cache: Cache | None, layout: Layout, memory: MemoryConfig) -> Cache:
     """The cache after the call: the M blocks before each row's unfinished one, and that one."""
-    segments, size = memory.num_segments, memory.block_size
+    segments = memory.num_segments
     index = layout.num_blocks_completed
 
     def advance(new: BlockKeys, old_segments: Float[Array, "B MC K h"] | None) -> tuple[jax.Array, jax.Array]:
-        batch, _, _, heads, width = new.shape
+        batch, _, size, heads, width = new.shape
         history = _with_history(new, old_segments, segments)
         history = jnp.pad(history, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
         wanted = (index[:, None] + jnp.arange(segments + 1)[None, :])[:, :, None, None, None]

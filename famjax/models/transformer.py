@@ -40,7 +40,8 @@ class Output:
     """What a call returns.
 
     Attributes:
-      hidden: activations after the last norm [B, T, D]; `Transformer.logits` turns them, or some of them, into logits. 0 at padding.
+      hidden: activations after the last norm [B, T, D]; `Transformer.logits` turns them, or some of them, into logits.
+        0 at padding.
       state: the state after the call's tokens.
       diagnostics: what FAM did, by layer.
     """
@@ -57,6 +58,7 @@ class Transformer(nn.Module):
     deterministic: bool = True
 
     def setup(self) -> None:
+        """Declares the parts of the model."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
         self.embedding = Embedding(config.vocab_size, config.emb_dim, dtype)
@@ -68,7 +70,7 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
         if not config.tie_embeddings:
             shape = (config.emb_dim, config.vocab_size)
-            self.output = Projection("...D,DV->...V", shape, ("embed", "vocab"), 1, dtype)
+            self.output = Projection(shape, ("embed", "vocab"), 1, dtype)
 
     def __call__(self, tokens: Tokens, state: State, lengths: Lengths | None = None) -> Output:
         """Reads tokens.
@@ -99,13 +101,13 @@ class Transformer(nn.Module):
         return Output(hidden=hidden, state=new_state, diagnostics=diagnostics)
 
     def init_state(self, batch: int, position_offset: Lengths | None = None, with_cache: bool = True) -> State:
-        """Returns the state of `batch` rows that have read nothing: the initial FAM of each layer, carried up the stack.
+        """Returns the state of `batch` rows that have read nothing, with the initial FAM of each layer.
 
         Args:
           batch: B.
           position_offset: added to the positions of each row; None: 0.
-          with_cache: make room for keys and values. Without it the state is small, and a call on it, whatever its length,
-            gives the same results; but a state that a loop carries needs the room from the start.
+          with_cache: make room for keys and values. Without it the state is small, and a call on it, whatever its
+            length, gives the same results; but a state that a loop carries needs the room from the start.
         """
         config = self.config
         fam_length, num_layers = config.memory.fam_length, config.num_layers

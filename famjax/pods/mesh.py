@@ -28,7 +28,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if len(devices) % config.model_parallelism:
         raise ConfigError(
             f"MeshConfig.model_parallelism = {config.model_parallelism} does not divide the {len(devices)} devices; "
-            "set --gin.MeshConfig.model_parallelism to a divisor."
+            "set --gin.MODEL_PARALLELISM to a divisor."
         )
     grid = np.asarray(devices).reshape(-1, config.model_parallelism)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS))
@@ -57,7 +57,9 @@ def partition_spec(
       ConfigError: a logical axis without a rule, two dimensions on one mesh axis, or a dimension that does not divide.
     """
     if len(axes) != len(shape):
-        raise ConfigError(f"{name} has shape {tuple(shape)} but logical axes {tuple(axes)}: one name for each dimension.")
+        raise ConfigError(
+            f"{name} has shape {tuple(shape)} but logical axes {tuple(axes)}: one name for each dimension."
+        )
     rules: Mapping[str, str | None] = dict(reversed(config.rules))
     placed: list[str | None] = []
     for axis, size in zip(axes, shape, strict=True):
@@ -73,8 +75,8 @@ def partition_spec(
         if mesh_axis is not None and size % mesh.shape[mesh_axis]:
             if axis not in _REPLICATED_WHERE_UNEVEN:
                 raise ConfigError(
-                    f"{name}: dimension {axis!r} of size {size} does not divide over the {mesh.shape[mesh_axis]} devices "
-                    f"of mesh axis {mesh_axis!r}; change the size, --gin.MeshConfig.model_parallelism or its rules."
+                    f"{name}: dimension {axis!r} of size {size} does not divide over the {mesh.shape[mesh_axis]} "
+                    f"devices of mesh axis {mesh_axis!r}; change the size, --gin.MODEL_PARALLELISM or MeshConfig.rules."
                 )
             mesh_axis = None
         if mesh_axis is not None and mesh_axis in placed:

@@ -44,7 +44,8 @@ class Schedule:
                 )
             if self.total_steps < self.warmup_steps:
                 raise ConfigError(
-                    f"Schedule.total_steps = {self.total_steps} lies before the end of warmup_steps = {self.warmup_steps}."
+                    f"Schedule.total_steps = {self.total_steps} lies before the end of the warm-up, "
+                    f"warmup_steps = {self.warmup_steps}."
                 )
 
 
@@ -91,7 +92,8 @@ class Adafactor(OptimizerConfig):
 
     Attributes:
       beta1: decay of the first moment; None keeps none.
-      beta2: constant decay of the second moment (the FAM paper: 0.99); None takes the paper's 1 - step ** -decay_exponent.
+      beta2: constant decay of the second moment (the FAM paper: 0.99); None takes the paper's 1 - step **
+        -decay_exponent.
       decay_exponent: of the growing second-moment decay, used where `beta2` is None.
       multiply_by_parameter_scale: updates relative to the root mean square of each parameter.
       clipping_threshold: of the root mean square of an update; None leaves updates.
@@ -217,12 +219,12 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RestoreConfig:
-    """Where a new run's parameters come from; a run that already has checkpoints in MODEL_DIR resumes from those instead.
+    """Where a new run's parameters come from. A run that has checkpoints in MODEL_DIR resumes from those instead.
 
     Attributes:
       path: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it; None starts from scratch.
-      parameters: patterns of the parameter paths to take; a parameter that matches none, or that the checkpoint lacks, is
-        initialised.
+      parameters: patterns of the parameter paths to take; a parameter that matches none, or that the checkpoint lacks,
+        is initialised.
       optimizer: take the optimizer's state as well.
       step: take the step as well (otherwise the run starts at step 0).
     """

@@ -1,7 +1,8 @@
 """The length curriculum on the device: which stage the next step belongs to is part of the train state.
 
-The host has not seen the metrics of step s when it dispatches step s + 1, so a change of stage that step s decides takes
-effect at step s + 2. The state carries the stages of both, and a run that is resumed changes stage at the same step.
+The host has not seen the metrics of step s when it dispatches step s + 1, so a change of stage that step s decides
+takes effect at step s + 2. The state carries the stages of both, and a run that is resumed changes stage at the same
+step.
 """
 
 import jax.numpy as jnp
@@ -63,7 +64,10 @@ def advance(curriculum: Curriculum, progress: Progress, metrics: dict[str, Float
 
 
 def _stage_after(stages: tuple[Stage, ...], progress: Progress) -> Int[Array, ""]:
-    """The stage of the step after the next one: one further if the stage's metric is reached or its next step its last."""
+    """The stage of the step after the next one.
+
+    It is one further if the stage's metric has been reached, or if the next step is the stage's last.
+    """
     endless = jnp.iinfo(jnp.int32).max
     limit = jnp.asarray([stage.steps or endless for stage in stages])[progress.stage]
     done = (progress.steps + 1 >= limit) | _is_mastered(stages, progress)

@@ -37,6 +37,7 @@ class Progress:
       step: steps made.
       loss: of the last step.
       accuracy: of the last step.
+      exact_match: of the last step, where examples have answers.
       tokens_per_second: of the whole job.
       steps_per_second: from which the time left is computed.
       length: tokens of an example, where it changes over the run.
@@ -45,6 +46,7 @@ class Progress:
     step: int
     loss: float | None = None
     accuracy: float | None = None
+    exact_match: float | None = None
     tokens_per_second: float | None = None
     steps_per_second: float | None = None
     length: int | None = None
@@ -58,6 +60,7 @@ class Progress:
         known = [
             ("loss {}", _format_metric(self.loss)),
             ("accuracy {}", _format_metric(self.accuracy)),
+            ("exact match {}", _format_metric(self.exact_match)),
             ("{} tokens/s", format_count(self.tokens_per_second)),
         ]
         return [pattern.format(value) for pattern, value in known if value is not None]

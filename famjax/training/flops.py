@@ -36,8 +36,8 @@ from famjax.models.config import TransformerConfig
 _FORWARD_AND_BACKWARD = 3
 
 # Dense bfloat16 FLOP/s of one jax device (a chip of two cores that jax shows as one device counts whole), by the
-# beginning of its `device_kind`; the first that fits counts. Sources: the makers' data sheets (cloud.google.com/tpu/docs,
-# and NVIDIA's without sparsity). Float32 products on these devices are measured against the same peak.
+# beginning of its `device_kind`; the first that fits counts. Source: the data sheets at cloud.google.com/tpu/docs, and
+# NVIDIA's without sparsity. Float32 products on these devices are measured against the same peak.
 _PEAK_FLOPS = (
     ("TPU v4 lite", 138e12),
     ("TPU v4", 275e12),

@@ -20,6 +20,7 @@ from famjax.training.evaluator import evaluate_batches, summarize
 from famjax.training.feed import TrainingFeed, device_batches
 from famjax.training.flops import peak_flops, train_step_flops
 from famjax.training.model_dir import checkpoint_bytes, prepare_model_dir
+from famjax.training.optimizers import with_schedule_step
 from famjax.training.program import Program, TrainStep, compile_evaluation, make_program, timed
 from famjax.training.restore import initialize_from
 from famjax.training.state import TrainState
@@ -73,8 +74,9 @@ def _start(
         return state, None, None
     start = initialize_from(job.restore, state.params, state.opt_state, display.warn)
     display.report(str(start.report))
+    opt_state = with_schedule_step(start.opt_state, start.step)
     step = jax.device_put(np.int32(start.step), program.shardings.step)
-    return state.replace(params=start.params, opt_state=start.opt_state, step=step), None, None
+    return dataclasses.replace(state, params=start.params, opt_state=opt_state, step=step), None, None
 
 
 @dataclasses.dataclass
@@ -109,6 +111,7 @@ class Loop:
         self._step = int(state.step)
         # The stages of the next step and of the one after it: the host never has to ask the step in flight.
         self._stages = [int(state.progress.stage), int(state.progress.stage_after)]
+        self._announced = self._stages[-1]
         self._in_flight: _Finished | None = None
         self._batch: Mapping[str, jax.Array] | None = None
         self._evaluation: dict[str, float] | None = None
@@ -123,6 +126,7 @@ class Loop:
             (self._evaluate, job.eval_period if job.eval_data is not None else None),
             (self._save, job.checkpoint.period),
         ]
+        self._display.show(Progress(step=self._step))
         try:
             while self._step < job.total_steps and not self._stop.requested:
                 self._dispatch()
@@ -154,8 +158,6 @@ class Loop:
         if before is not None:
             self._finish(before)
         self._stages.pop(0)
-        if len(self._stages) < 1:
-            raise RuntimeError("the stage of the next step is not known")
 
     def _settle(self) -> None:
         """Waits for the step in flight."""
@@ -172,8 +174,9 @@ class Loop:
         flops = train_step_flops(job.model, job.data.batch_size, length)
         self._clock.step_finished(tokens, int(metrics.pop("tokens")), flops)
         self._stages.append(int(metrics.pop("stage_after")))
-        if self._stages[-1] > finished.stage and int(metrics["stage"]) == finished.stage:
-            self._report_stage(finished, metrics)
+        if self._stages[-1] > self._announced:
+            self._announced = self._stages[-1]
+            self._report_stage(finished)
         self._require_finite(finished.step, metrics)
         shown = {name: float(metrics[name]) for name in _REPORTED}
         if finished.step % job.logging.period == 0 or finished.step == job.total_steps:
@@ -186,26 +189,28 @@ class Loop:
                 step=finished.step,
                 loss=shown["loss"],
                 accuracy=shown["accuracy"],
+                exact_match=shown["exact_match"] if metrics["answered"] else None,
                 tokens_per_second=self._last_shown.get("valid_tokens_per_second"),
                 steps_per_second=self._last_shown.get("steps_per_second"),
                 length=length if job.curriculum.stages else None,
             )
         )
 
-    def _report_stage(self, finished: _Finished, metrics: Mapping[str, np.ndarray]) -> None:
+    def _report_stage(self, finished: _Finished) -> None:
         stages = self._job.curriculum.parsed
         after = stages[self._stages[-1]]
         self._display.report(
-            f"step {finished.step}: stage {self._stages[-1] + 1} of {len(stages)} begins after the next step, lengths "
-            f"{after.min_length} to {after.max_length} (exact match {float(metrics['exact_match']):.2f})"
+            f"step {finished.step}: lengths {after.min_length} to {after.max_length} from step {finished.step + 2} on "
+            f"(stage {self._stages[-1] + 1} of {len(stages)})"
         )
 
     def _require_finite(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(float(metrics[name])):
                 raise NumericsError(
-                    f"step {step}: {name} is {float(metrics[name])}. The last checkpoint in {self._job.model_dir} is from "
-                    "before it; lower the learning rate (--gin.Schedule.peak) or set --gin.OptimizerConfig.clip_norm."
+                    f"step {step}: {name} is {float(metrics[name])}. The last checkpoint in {self._job.model_dir} "
+                    "is from before it.\n  Lower the learning rate (--gin.LEARNING_RATE) or clip the gradient "
+                    "(--gin.AdamW.clip_norm, --gin.Adafactor.clip_norm)."
                 )
 
     def _diagnose(self) -> None:
@@ -281,5 +286,3 @@ class Loop:
                 f"{self._stop.name}: stopped after step {self._step} of {self._job.total_steps}, and saved. "
                 "The same command goes on from there."
             )
-
-

@@ -63,7 +63,7 @@ def score_tokens(
       targets: the next tokens.
       chunk_size: tokens, over the whole batch, whose logits exist at one time.
     """
-    batch, length, width = hidden.shape
+    batch, length, _ = hidden.shape
     size = min(max(chunk_size // batch, 1), length)
     chunks = -(-length // size)
     padding = chunks * size - length
@@ -114,7 +114,7 @@ def sum_scores(scores: TokenScores, weights: Float[Array, "B T"], answers: Bool[
 
 
 def mean_scores(sums: ScoreSums) -> dict[str, Float[Array, ""]]:
-    """Means from sums: loss (nats per unit of weight), accuracy, answer_accuracy and exact_match; 0 where nothing counts."""
+    """Loss (nats per unit of weight), accuracy, answer_accuracy and exact_match; 0 where nothing counts."""
 
     def ratio(part: Array, whole: Array) -> Float[Array, ""]:
         return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0.0)

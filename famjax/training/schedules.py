@@ -20,11 +20,8 @@ def make_schedule(config: Schedule) -> optax.Schedule:
     Returns:
       A function from a step (int or int array) to a rate, fit for use under jit.
     """
-    decay = _decay(config)
-    if not config.warmup_steps:
-        return decay
     warmup = optax.linear_schedule(0.0, config.peak, config.warmup_steps)
-    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+    return optax.join_schedules([warmup, _decay(config)], [config.warmup_steps])
 
 
 def _decay(config: Schedule) -> optax.Schedule:

@@ -63,6 +63,7 @@ def train_step(
         "learning_rate": jnp.asarray(make_schedule(job.optimizer.schedule)(state.step)),
         "state_passed": is_passed,
         "tokens": jnp.sum(batch["lengths"]),
+        "answered": sums.answered,
         "stage": state.progress.stage,
         "stage_after": new_state.progress.stage_after,
     }
@@ -100,7 +101,7 @@ def step_key(state: TrainState) -> jax.Array:
 
 
 def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths:
-    """Each example's position offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions)."""
+    """Each example's offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions)."""
     offset_key, zero_key = jax.random.split(key)
     offset: Int[Array, " B"] = jax.random.randint(offset_key, (rows,), 0, int(2 * jnp.pi * rope_base))
     return jnp.where(jax.random.bernoulli(zero_key, 0.5, (rows,)), 0, offset)
@@ -136,6 +137,4 @@ def _accumulate(
 def _stop_frozen(job: TrainJob, params: Any) -> Any:
     """Keeps gradients of frozen parameters from being computed."""
     frozen = frozen_parameters(job.optimizer, params)
-    return jax.tree.map(
-        lambda is_frozen, param: jax.lax.stop_gradient(param) if is_frozen else param, frozen, params
-    )
+    return jax.tree.map(lambda is_frozen, param: jax.lax.stop_gradient(param) if is_frozen else param, frozen, params)

@@ -5,11 +5,15 @@ metric of every layer) a list of numbers. JSON has no NaN and no infinity: they 
 "-Infinity", which float() reads.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
+import os
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -98,9 +102,31 @@ def _open_tensorboard(model_dir: str, warn: Callable[[str], None]) -> Any:
         if importlib.util.find_spec(package) is None:
             warn(f"TensorBoard files are not written: {package} is not installed. Metrics go to {LOG_NAME}.")
             return None
-    from clu import metric_writers
+    with _quiet_stderr():
+        from clu import metric_writers
 
     return metric_writers.AsyncWriter(metric_writers.SummaryWriter(model_dir))
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps C++ code, which no setting of Python's reaches, from writing to stderr; shows it all after an error.
+
+    tensorflow prints notes on oneDNN and CUDA at its import, over the progress bar, whatever TF_CPP_MIN_LOG_LEVEL says.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(kept, notes.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _cut(path: epath.Path, resumed_from: int | None) -> None:
@@ -117,6 +143,7 @@ def _cut(path: epath.Path, resumed_from: int | None) -> None:
 
 
 def _belongs(line: str, resumed_from: int | None) -> bool:
+    """Whether a line is whole and of a step that the run keeps."""
     if resumed_from is None or not line.endswith("\n"):
         return False
     try:

@@ -1,6 +1,7 @@
 """Tests of famjax.data.documents."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -73,6 +74,8 @@ def test_every_target_counts_and_none_is_an_answer(corpus_dir, reading):
     example = DocumentExamples(config(corpus_dir, "pack"), reading(longest=32))[0]
     assert example.weights.tolist() == [1.0] * 32
     assert not example.answers.any()
+    light = dataclasses.replace(config(corpus_dir, "pack"), loss_weight=0.25)
+    assert DocumentExamples(light, reading(longest=32))[0].weights.tolist() == [0.25] * 32
 
 
 def test_seeds_and_names_give_other_orders(corpus_dir, reading):

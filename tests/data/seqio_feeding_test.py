@@ -152,10 +152,11 @@ def test_resume_is_exact(name, caplog):
     assert not np.array_equal(whole[0]["tokens"], next(open_batches(config(name, seed=6)))["tokens"])
 
 
-def test_a_resume_before_the_first_batch():
+@pytest.mark.parametrize("name", ["foreign", "foreign_stateful"])
+def test_a_resume_before_the_first_batch(name):
     """Guards against a state that is only good after the first batch."""
-    fresh = open_batches(config("foreign"))
-    assert_equal(take(open_batches(config("foreign"), state=fresh.state()), 3), take(fresh, 3))
+    fresh = open_batches(config(name))
+    assert_equal(take(open_batches(config(name), state=fresh.state()), 3), take(fresh, 3))
 
 
 def test_hosts_read_shards_in_training():

@@ -42,10 +42,12 @@ def test_neighbours_part():
     assert np.mean(np.abs(np.diff(places)) < 200) < 0.04
 
 
-def test_outside_is_an_error():
-    """Guards against a walk that never ends."""
-    with pytest.raises(IndexError):
-        Permutation(5, 0)[5]
+@pytest.mark.parametrize("size", [5, 5000])
+def test_outside_is_an_error(size):
+    """Guards against an index beyond the end that comes back as some other example."""
+    for index in (size, -1):
+        with pytest.raises(IndexError):
+            Permutation(size, 0)[index]
 
 
 def test_epochs_take_everything_once_each():

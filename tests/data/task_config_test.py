@@ -10,6 +10,7 @@ from famjax.errors import ConfigError
     ("kind", "settings", "words"),
     [
         (Documents, {"validation_fraction": 1.5}, ["Documents.validation_fraction", "0 to 1"]),
+        (Documents, {"loss_weight": -0.5}, ["Documents.loss_weight", "0.0 or more"]),
         (PassKey, {"depth": -0.1}, ["PassKey.depth", "0 to 1"]),
         (PassKey, {"digits": 0}, ["PassKey.digits", "1 or more"]),
         (PassKeyDocuments, {"documents": ""}, ["PassKeyDocuments.documents", "name of a task"]),

@@ -75,6 +75,22 @@ def test_tokenizer_without_special_tokens(tokenizer_path):
     assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (0, 0, None)
 
 
+def test_sentencepiece_without_padding(tmp_path):
+    """Guards against padding that reads as unknown text where a model has no padding, as Llama's."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["one two three", "four five six"] * 20),
+        model_prefix=str(tmp_path / "tiny"),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    vocabulary = make_vocabulary(SentencePieceVocabulary(str(tmp_path / "tiny.model")))
+    assert (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id) == (0, 1, 2)
+    assert vocabulary.decode([1, *vocabulary.encode("two").tolist(), 2, 0, 0]) == "two"
+
+
 def test_an_unknown_special_token_is_named(tokenizer_path):
     """Guards against documents without end because of a misspelled token."""
     with pytest.raises(ConfigError, match=r"HuggingFaceVocabulary\.eos_token = '<end>'"):

@@ -20,10 +20,12 @@ def layer_params(params: Any, layer: int) -> Any:
 
 
 def norm(config: TransformerConfig, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """RMSNorm of one vector."""
     return x / math.sqrt(np.mean(x * x) + config.norm_epsilon) * scale
 
 
 def feed_forward(config: TransformerConfig, layer: Any, x: np.ndarray) -> np.ndarray:
+    """The gated MLP of one vector, with its norm and its residual."""
     normed = norm(config, layer["mlp_norm"]["scale"], x)
     gate = normed @ layer["mlp"]["gate"]["kernel"]
     if config.mlp_activation == "silu":
@@ -34,6 +36,7 @@ def feed_forward(config: TransformerConfig, layer: Any, x: np.ndarray) -> np.nda
 
 
 def turn(config: TransformerConfig, heads: np.ndarray, position: float) -> np.ndarray:
+    """RoPE of one position's heads."""
     half = config.head_dim // 2
     turned = np.empty_like(heads)
     for i in range(half):
@@ -45,6 +48,7 @@ def turn(config: TransformerConfig, heads: np.ndarray, position: float) -> np.nd
 
 
 def project(config: TransformerConfig, layer: Any, x: np.ndarray, position: float) -> tuple[np.ndarray, ...]:
+    """Query, key and value of one vector at one position."""
     normed = norm(config, layer["attention_norm"]["scale"], x)
     query = np.einsum("d,dnh->nh", normed, layer["attention"]["query"]["kernel"])
     key = np.einsum("d,dnh->nh", normed, layer["attention"]["key"]["kernel"])
@@ -53,6 +57,7 @@ def project(config: TransformerConfig, layer: Any, x: np.ndarray, position: floa
 
 
 def attend(config: TransformerConfig, layer: Any, query: np.ndarray, seen: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+    """What one query mixes out of the keys and values that it sees, projected to the model's width."""
     group = config.num_heads // config.num_kv_heads
     mixed = np.zeros((config.num_heads, config.head_dim))
     for head in range(config.num_heads):
@@ -65,6 +70,7 @@ def attend(config: TransformerConfig, layer: Any, query: np.ndarray, seen: list[
 
 
 def fam_positions(config: TransformerConfig, block: int, offset: int) -> list[float]:
+    """Positions of the FAM that enters a block."""
     memory = config.memory
     rows, begin = memory.fam_length, block * memory.block_size + offset
     if memory.fam_position == "block_end":
@@ -123,6 +129,8 @@ def read(
     """Reads one text from the start.
 
     Args:
+      config: the model.
+      params: its parameters.
       tokens: [T].
       offset: of the positions.
       fam: [L, F, D] restored from an earlier state (not initial: its residual is used); None starts from the prompt.

@@ -1,4 +1,4 @@
-"""The model against the naive oracle, and the invariants of the specification that need one device (numbers 1 to 6, 8, 9)."""
+"""The model against the naive oracle, and the invariants of the specification that need one device (all but 7)."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ import numpy as np
 import oracle
 import pytest
 from small import BLOCK, KV_HEADS, params_of, random_tokens, vary
-from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
 from famjax.models.config import TransformerConfig
 from famjax.models.layout import left_align
 from famjax.models.memory import State
 from famjax.models.transformer import Output, Transformer, broadcast_fam
+from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
 # The oracle counts in float64: a chain of blocks and layers in float32 drifts a little from it.
 ORACLE = Tolerance(2e-4, 5e-5)
@@ -25,20 +25,24 @@ LENGTH = 4 * BLOCK + 3
 
 @functools.partial(jax.jit, static_argnames=("config", "batch", "with_cache"))
 def start(config: TransformerConfig, params, batch: int, **options) -> State:
+    """The state of rows that have read nothing."""
     return Transformer(config).apply({"params": params}, batch, method="init_state", **options)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def call(config: TransformerConfig, params, tokens, state: State, lengths=None) -> Output:
+    """One call of the model."""
     return Transformer(config).apply({"params": params}, jnp.asarray(tokens), state, lengths)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def logits(config: TransformerConfig, params, hidden) -> jax.Array:
+    """The output layer."""
     return Transformer(config).apply({"params": params}, hidden, method="logits")
 
 
 def read(config: TransformerConfig, params, tokens) -> tuple[np.ndarray, State]:
+    """Logits and the final state of texts read from the start."""
     output = call(config, params, tokens, start(config, params, tokens.shape[0]))
     return np.asarray(logits(config, params, output.hidden)), output.state
 
@@ -98,7 +102,7 @@ def test_restored_fam_keeps_its_residual():
 @pytest.mark.parametrize("kv_heads", KV_HEADS.values(), ids=KV_HEADS)
 @pytest.mark.parametrize("memory", [{}, {"fam_length": 0}, {"fam_start": "prefix"}], ids=["fam", "bswa", "prefix"])
 def test_causality(memory, kv_heads):
-    """Invariant 1. Guards against a token that sees its future: through FAM, through the prompt, in the first block too."""
+    """Invariant 1. Guards against a token that sees its future: through FAM, the prompt, in the first block too."""
     config = vary(num_kv_heads=kv_heads, **memory)
     params, tokens = params_of(config), random_tokens(1, LENGTH)
     reference, _ = read(config, params, tokens)
@@ -146,7 +150,7 @@ def test_split_invariance(split, model):
 
 
 def live(state: State) -> State:
-    """The state without the slots of the unfinished block that hold nothing yet (what lies there is nobody's business)."""
+    """The state without the slots of the unfinished block that hold nothing yet: what lies there, nobody reads."""
     filled = state.num_tokens % BLOCK
     slot = jnp.arange(BLOCK)[None, None, :, None, None]
     mask = slot < filled[None, :, None, None, None]
@@ -272,7 +276,7 @@ def test_rematerialisation_changes_nothing(policy):
 
 @pytest.mark.parametrize("kv_heads", KV_HEADS.values(), ids=KV_HEADS)
 def test_offset_invariance(kv_heads):
-    """Invariant 9. Guards against attention that depends on absolute positions; far away and with FAM's prompt apart."""
+    """Invariant 9. Guards against attention that depends on absolute positions; far away too."""
     config = vary(fam_length=0, num_kv_heads=kv_heads)
     params, tokens = params_of(config), random_tokens(1, LENGTH)
     near = call(config, params, tokens, start(config, params, 1))
@@ -299,7 +303,8 @@ def test_dropout_needs_training_and_changes_every_path():
     assert_close(plain.hidden, call(vary(), params, tokens, state).hidden, FLOAT32)
     model = Transformer(config, deterministic=False)
     first, second = (
-        jax.jit(model.apply)({"params": params}, tokens, state, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 1)
+        jax.jit(model.apply)({"params": params}, tokens, state, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 1)
     )
     assert jnp.abs(first.hidden - second.hidden).max() > 1e-3
     assert jnp.abs(first.state.fam - second.state.fam).max() > 1e-3

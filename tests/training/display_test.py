@@ -39,28 +39,28 @@ def terminal(monkeypatch):
 
 def live(total_steps, width, stream):
     """A display that draws once when told."""
-    console = Console(file=stream, force_terminal=True, width=width, height=24, color_system=None)
+    console = Console(file=stream, force_terminal=True, width=width, height=24)
     return LiveDisplay(total_steps, console), console
 
 
 def drawn(live_display, console):
-    """The lines of the bar."""
+    """The lines of the bar, without colours."""
     with console.capture() as capture:
         console.print(live_display.render())
-    return capture.get().splitlines()
+    return [Text.from_ansi(line).plain for line in capture.get().splitlines()]
 
 
 def test_plain_lines():
     """Guards against a line that tools reading the output do not know, and against lines of other steps."""
     stream = io.StringIO()
-    with PlainDisplay(1000, 40, Console(file=stream)) as plain:
-        for step in (119, 120, 121, 1000):
+    with PlainDisplay(1010, 40, Console(file=stream)) as plain:
+        for step in (119, 120, 121, 1010):
             plain.show(Progress(step, 1.2344, 0.56, 12_345.0, 4.4))
         plain.report("checkpoint of step 1000 saved")
         plain.warn("3 records skipped")
     assert stream.getvalue().splitlines() == [
-        "step 120/1000 loss 1.234 accuracy 0.560 12.3k tokens/s eta 3:20",
-        "step 1000/1000 loss 1.234 accuracy 0.560 12.3k tokens/s eta 0:00",
+        "step 120/1010 loss 1.234 accuracy 0.560 12.3k tokens/s eta 3:22",
+        "step 1010/1010 loss 1.234 accuracy 0.560 12.3k tokens/s eta 0:00",
         "checkpoint of step 1000 saved",
         "warning: 3 records skipped",
     ]
@@ -101,8 +101,10 @@ def test_the_bar_shows_everything_at_80_columns():
     first, second = drawn(bar, console)
     assert first.endswith("120/1000   12%  eta 3:40")
     assert second.rstrip() == "loss 1.234  accuracy 0.560  12.3k tokens/s  length 512"
-    bar.show(Progress(7, steps_per_second=4.0))
-    assert drawn(bar, console)[0].index("7/1000") == first.index("0/1000") > 40
+    length = first.index(" ")
+    assert length > 40
+    bar.show(Progress(7, steps_per_second=4.4))
+    assert drawn(bar, console)[0].index(" ") == length
 
 
 def test_an_activity_is_shown_until_the_next_step(monkeypatch):

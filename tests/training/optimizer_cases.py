@@ -9,7 +9,7 @@ import optax
 from famjax.training.config import Adafactor, Schedule
 from famjax.training.optimizers import make_optimizer
 
-NUM_LAYERS = 5
+NUM_LAYERS = 7
 NUM_STEPS = 4
 SHAPES = {
     "embedding/table": (7, 6),
@@ -72,7 +72,7 @@ def run_adafactor(name):
 
 def reference_steps():
     """The parameters and the gradients of NUM_STEPS steps that optimizer and reference are compared on."""
-    return draw(0, layer_ratio=0.1), [draw(1 + step, layer_ratio=0.1) for step in range(NUM_STEPS)]
+    return draw(0, layer_ratio=0.2), [draw(1 + step, layer_ratio=0.2) for step in range(NUM_STEPS)]
 
 
 ADAFACTORS = {

@@ -2,12 +2,12 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optimizer_cases import ADAFACTORS, NUM_LAYERS, draw
 
 from famjax.training.config import AdamW, Schedule
 from famjax.training.optimizer_sharding import optimizer_state_specs
 from famjax.training.optimizers import make_optimizer
 from tolerances import FLOAT32, assert_close
-from training.optimizer_cases import ADAFACTORS, NUM_LAYERS, draw
 
 SPECS = {
     "embedding": {"table": PartitionSpec(None, "data")},
@@ -60,6 +60,9 @@ def test_adafactors_rows_and_columns_lose_the_averaged_axis():
     scale = "['layers']['attention_norm']['scale']"
     assert find(specs, f".v{scale}") == ((NUM_LAYERS, 6), PartitionSpec(None, "data"))
     assert find(specs, f".v_row{scale}") == ((NUM_LAYERS, 1), PartitionSpec())
+    unfactored = specs_by_name(ADAFACTORS["unfactored"])
+    assert find(unfactored, f".v_row{kernel}") == ((NUM_LAYERS, 1), PartitionSpec())
+    assert find(unfactored, f".v{kernel}") == ((NUM_LAYERS, 6, 9), PartitionSpec(None, "data", "model"))
 
 
 @pytest.mark.parametrize("config", [AdamW(Schedule(0.1)), ADAFACTORS["paper"]], ids=["adamw", "adafactor"])

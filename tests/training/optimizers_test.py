@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adafactor_reference import AdafactorReference
+from optimizer_cases import ADAFACTORS, NUM_LAYERS, SHAPES, draw, flatten, reference_steps, run, run_adafactor
 
 from famjax.errors import ConfigError
 from famjax.training.config import Adafactor, AdamW, OptimizerConfig, Schedule
 from famjax.training.optimizers import frozen_parameters, learning_rate, make_optimizer, with_schedule_step
 from tolerances import FLOAT32, assert_close
-from training.adafactor_reference import AdafactorReference
-from training.optimizer_cases import ADAFACTORS, NUM_LAYERS, SHAPES, draw, flatten, reference_steps, run, run_adafactor
 
 
 @pytest.mark.parametrize("name", ADAFACTORS)

@@ -26,7 +26,7 @@ def test_paths_are_keys_joined_by_slashes():
 
 def test_a_pattern_matches_the_whole_path():
     """Guards against a pattern that takes what it merely starts with (layers/mlp, and so layers/mlp_norm)."""
-    chosen = select(PARAMS, ("layers/mlp/.*", ".*/table"), "AdamW.freeze")
+    chosen = select(PARAMS, ("layers/mlp(/.*)?", ".*/table"), "AdamW.freeze")
     assert chosen == {
         "embedding": {"table": True},
         "layers": {"mlp": {"gate": {"kernel": True}}, "mlp_norm": {"scale": False}},

@@ -77,11 +77,13 @@ def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path, resumed_from):
     assert [path.name for path in (tmp_path / "killed").iterdir()] == [LOG_NAME]
 
 
-def test_an_unfinished_line_within_the_kept_steps_goes(tmp_path):
-    """Guards against a log that is never read again because one line of it is broken."""
-    (tmp_path / LOG_NAME).write_text('{"step": 1, "time": 1800000000.0, "loss": 1.0}\n{"step": 2, "ti')
-    open_writers(tmp_path, resumed_from=5).close()
-    assert read(tmp_path) == [{"step": 1, "loss": 1.0}]
+@pytest.mark.parametrize("broken", ['{"step": 2, "ti', '{"step": 2, "time": 1.8e9}', "\0\0\n", '{"loss": 1}\n', "3\n"])
+def test_a_broken_line_goes(tmp_path, broken):
+    """Guards against a log that cannot be read again because a process was killed within a line."""
+    (tmp_path / LOG_NAME).write_text('{"step": 1, "time": 1800000000.0, "loss": 1.0}\n' + broken)
+    with open_writers(tmp_path, resumed_from=5) as metric_writers:
+        metric_writers.write(6, {"loss": 0.5})
+    assert read(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 6, "loss": 0.5}]
 
 
 def test_a_run_from_its_beginning_starts_an_empty_log(tmp_path):

@@ -1,0 +1,169 @@
+"""Evaluates a checkpoint: `evaluate(job)` is `--run_mode=eval`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from famjax.configuration.job_checks import check_batch, check_vocabulary
+from famjax.data.feeding import open_vocabulary
+from famjax.errors import CheckpointError, DataError, Stopped
+from famjax.evaluation.config import EvalJob
+from famjax.models.config import TransformerConfig
+from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.training.config import LossConfig
+from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
+from famjax.training.feed import device_batches
+from famjax.training.program import abstract_params, compile_evaluation
+from famjax.training.restore import find_checkpoint, load_params, read_model_config
+from famjax.training.stopping import StopSignal, run_interruptible
+
+RESULTS_NAME = "results.jsonl"
+_FLAG = "--gin.CHECKPOINT_PATH"
+
+
+def evaluate(job: EvalJob) -> list[dict[str, Any]]:
+    """Evaluates one checkpoint at each length, writes a JSON line for each to `job.output_dir`, and prints a table.
+
+    Returns:
+      The results, as written.
+
+    Raises:
+      ConfigError: settings that do not fit the devices or the data.
+      CheckpointError: there is no such checkpoint, or the output folder cannot be written.
+      DataError: the data cannot be read, or gave no batch.
+      Stopped: SIGTERM or SIGINT arrived; what is written stays.
+    """
+    console = Console()
+    with StopSignal() as stop:
+        mesh = make_mesh(job.mesh)
+        check_batch(job, mesh.shape[DATA_AXIS], jax.process_count())
+        checkpoint = find_checkpoint(job.checkpoint, setting=_FLAG)
+        model = job.model or read_model_config(checkpoint.path, setting=_FLAG)
+        check_vocabulary(model, open_vocabulary(job.data).vocab_size)
+        _prepare(job.output_dir)
+        abstract, _ = abstract_params(model, mesh, job.mesh)
+        params = load_params(checkpoint.path, abstract, setting=_FLAG)
+        console.print(f"{checkpoint.path}, step {checkpoint.step}: {job.data.mixture_or_task_name}, {job.data.split}")
+        results = []
+        for length in job.lengths or (None,):
+            values = _evaluate_length(job, model, params, length, stop)
+            result = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, **values}
+            _append(job.output_dir, result)
+            results.append(result)
+            console.print(_line(result), highlight=False, soft_wrap=True)
+        console.print(results_table(results))
+        if job.position_buckets > 1:
+            console.print(positions_table(results))
+        return results
+
+
+def _evaluate_length(
+    job: EvalJob, model: TransformerConfig, params: Any, length: int | None, stop: StopSignal
+) -> dict[str, Any]:
+    """Scores the data at one length."""
+    mesh, data = make_mesh(job.mesh), job.data
+    step = run_interruptible(
+        lambda: compile_evaluation(
+            model,
+            mesh,
+            job.mesh,
+            batch_size=data.batch_size,
+            length=length or data.length,
+            chunk_size=LossConfig().chunk_size,
+            position_buckets=job.position_buckets,
+        ),
+        stop,
+    )
+    sums = evaluate_batches(
+        lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), lambda: stop.requested
+    )
+    if stop.requested:
+        raise Stopped(f"{stop.name}: stopped during length {length or data.length}; shorter ones are written.")
+    if sums is None:
+        raise DataError(f"{data.mixture_or_task_name}, split {data.split!r}, gave no batch at length {length}.")
+    return {
+        "task": data.mixture_or_task_name,
+        "split": data.split,
+        "length": length or data.length,
+        "examples": _examples(sums),
+        **summarize(sums),
+        "by_position": _by_position(sums, length or data.length),
+    }
+
+
+def _examples(sums: EvaluationSums) -> int:
+    """Rows with an answer, or tokens scored where the task has no answers."""
+    return int(sums.scores.answered) or int(sums.scores.counted)
+
+
+def _by_position(sums: EvaluationSums, length: int) -> list[dict[str, Any]]:
+    """Loss and accuracy in each equal part of the example, those without a target left out."""
+    loss, weight, correct, counted = (
+        np.asarray(values)
+        for values in (
+            sums.loss_by_position,
+            sums.weight_by_position,
+            sums.correct_by_position,
+            sums.counted_by_position,
+        )
+    )
+    buckets = len(loss)
+    return [
+        {
+            "begin": -(-index * length // buckets),
+            "end": -(-(index + 1) * length // buckets),
+            "loss": float(loss[index] / weight[index]),
+            "accuracy": float(correct[index] / counted[index]),
+        }
+        for index in range(buckets)
+        if counted[index]
+    ]
+
+
+def results_table(results: list[dict[str, Any]]) -> Table:
+    """One row for each length."""
+    names = [name for name in ("loss", "accuracy", "answer_accuracy", "exact_match") if name in results[0]]
+    table = Table("length", *(name.replace("_", " ") for name in names), title=None)
+    for result in results:
+        table.add_row(str(result["length"]), *(f"{result[name]:.4f}" for name in names))
+    return table
+
+
+def positions_table(results: list[dict[str, Any]]) -> Table:
+    """One row for each part of the longest length's examples."""
+    longest = max(results, key=lambda result: result["length"])
+    table = Table("position", "loss", "accuracy", title=f"by position, length {longest['length']}")
+    for part in longest["by_position"]:
+        table.add_row(f"{part['begin']} - {part['end'] - 1}", f"{part['loss']:.4f}", f"{part['accuracy']:.4f}")
+    return table
+
+
+def _line(result: dict[str, Any]) -> str:
+    names = [name for name in ("loss", "accuracy", "exact_match") if name in result]
+    return f"length {result['length']}: " + " ".join(f"{name} {result[name]:.4f}" for name in names)
+
+
+def _prepare(output_dir: str) -> None:
+    """Makes the folder and its file, before anything slow."""
+    path = Path(output_dir) / RESULTS_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"{output_dir} cannot be written ({error.strerror or error}). Set --gin.EVAL_OUTPUT_DIR to another."
+        ) from error
+
+
+def _append(output_dir: str, result: dict[str, Any]) -> None:
+    """Writes one line, whole and at once."""
+    with (Path(output_dir) / RESULTS_NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
