@@ -21,10 +21,14 @@ help:
 # The demo's commands, one a line: the same command line as any other job's, with the gin files of gin/recipes.
 FAMJAX := $(BIN)/python -m famjax.main
 define DEMO
+$(FAMJAX) --gin_file=recipes/demo_fam.gin --gin.MODEL_DIR="'demo/fam'"
+$(FAMJAX) --gin_file=recipes/demo_bswa.gin --gin.MODEL_DIR="'demo/bswa'"
+$(FAMJAX) --run_mode=eval --gin_file=recipes/demo_eval.gin --gin.CHECKPOINT_PATH="'demo/fam'" --gin.EVAL_OUTPUT_DIR="'demo/fam_eval'"
+$(FAMJAX) --run_mode=eval --gin_file=recipes/demo_eval.gin --gin.CHECKPOINT_PATH="'demo/bswa'" --gin.EVAL_OUTPUT_DIR="'demo/bswa_eval'"
+$(FAMJAX) --run_mode=compare --gin_file=recipes/demo_compare.gin
 endef
 
 demo: $(READY)
-	$(if $(strip $(DEMO)),,@echo "make demo: there are no commands in DEMO (Makefile)" >&2; exit 2)
 	$(DEMO)
 
 test: $(READY)

@@ -1,12 +1,11 @@
 """The names of famjax tasks. Imports nothing heavy.
 
-A built-in task is a factory of settings, so that whoever configures (gin) can put its own factory in the place of the
-bare dataclass: `configure(gin.external_configurable)` makes `PassKey.depth = 0.5` hold for the task "passkey". Further
-names come with `DataConfig.tasks`.
+`DataConfig.tasks` has settings by name, and comes first: gin/tasks.gin fills it in, so that `PassKey.depth = 0.5` holds
+for the task "passkey". Python code that sets none finds the built-in tasks, with default settings.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
 from famjax.errors import ConfigError
@@ -19,23 +18,15 @@ BUILT_IN: Mapping[str, type[TaskConfig]] = {
     "documents_and_passkeys": Mixture,
 }
 
-_factories: dict[str, Callable[[], TaskConfig]] = dict(BUILT_IN)
-
-
-def configure(wrap: Callable[[type[TaskConfig]], Callable[[], TaskConfig]]) -> None:
-    """Makes every built-in task from `wrap(its dataclass)` from now on."""
-    for name, kind in BUILT_IN.items():
-        _factories[name] = wrap(kind)
-
 
 def task_names(tasks: Mapping[str, TaskConfig]) -> list[str]:
     """Every famjax task's name, those of `DataConfig.tasks` included, sorted."""
-    return sorted({*_factories, *tasks})
+    return sorted({*BUILT_IN, *tasks})
 
 
 def is_task(name: str, tasks: Mapping[str, TaskConfig]) -> bool:
     """Whether `name` is a famjax task."""
-    return name in tasks or name in _factories
+    return name in tasks or name in BUILT_IN
 
 
 def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
@@ -50,8 +41,8 @@ def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
     """
     if name in tasks:
         return tasks[name]
-    if name in _factories:
-        return _factories[name]()
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
     raise ConfigError(unknown_task_message(name, task_names(tasks)))
 
 

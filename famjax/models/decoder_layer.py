@@ -121,7 +121,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         if memory.fam_length and memory.fam_start == "prefix":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
-            self.fam_prefix = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
+            self.fam_prefix: Any = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
 
     def __call__(
         self, x: PieceHidden, state: LayerState, context: CallContext
@@ -129,10 +129,10 @@ class DecoderLayer(nn.Module):
         """Reads the tokens and writes the memory."""
         memory, layout = self.config.memory, context.layout
         queries, of_tokens = self.attention(self.attention_norm(x), context.token_rotation)
-        unfinished = state.cache.block if state.cache else None
+        unfinished = KeyValues(None, None) if state.cache is None else state.cache.block
         blocks = KeyValues(
-            keys=fill_blocks(of_tokens.keys, unfinished and unfinished.keys, layout),
-            values=fill_blocks(of_tokens.values, unfinished and unfinished.values, layout),
+            keys=fill_blocks(of_tokens.keys, unfinished.keys, layout),
+            values=fill_blocks(of_tokens.values, unfinished.values, layout),
         )
         written = self.write(blocks, state.fam, context)
         segments = self._segments(blocks, state)
@@ -227,10 +227,10 @@ class DecoderLayer(nn.Module):
 
     def _segments(self, blocks: KeyValues, state: LayerState) -> KeyValues:
         memory = self.config.memory
-        past = state.cache.segments if state.cache else None
+        past = KeyValues(None, None) if state.cache is None else state.cache.segments
         segments = KeyValues(
-            keys=segment_windows(blocks.keys, past and past.keys, memory.num_segments),
-            values=segment_windows(blocks.values, past and past.values, memory.num_segments),
+            keys=segment_windows(blocks.keys, past.keys, memory.num_segments),
+            values=segment_windows(blocks.values, past.values, memory.num_segments),
         )
         return jax.lax.stop_gradient(segments) if memory.stop_gradient else segments
 

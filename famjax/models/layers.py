@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Brings each vector to root mean square 1, times the scale."""
         width = x.shape[-1]
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (width,))
+        scale: Any = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (width,))
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         normed = x * jax.lax.rsqrt(mean_square + self.epsilon)
@@ -56,7 +57,7 @@ class Projection(nn.Module):
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "truncated_normal", tuple(axes[: self.num_inputs]), tuple(axes[self.num_inputs :])
         )
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, tuple(self.axes)), tuple(self.shape))
+        kernel: Any = self.param("kernel", nn.with_logical_partitioning(init, tuple(self.axes)), tuple(self.shape))
         matrix = jnp.asarray(kernel, self.dtype).reshape(math.prod(inputs), math.prod(outputs))
         leading = x.shape[: x.ndim - self.num_inputs]
         product = jnp.einsum("nD,Dm->nm", x.reshape(-1, matrix.shape[0]), matrix)
@@ -97,7 +98,7 @@ class Embedding(nn.Module):
     def setup(self) -> None:
         """Declares the table."""
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
-        self.table = self.param("table", init, (self.vocab_size, self.width))
+        self.table: Any = self.param("table", init, (self.vocab_size, self.width))
 
     def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Looks up the rows of the tokens."""

@@ -4,6 +4,8 @@ State of a layer after any number of tokens (spec: State): the feedback memory F
 the keys and values of the M blocks before it, and those of its own tokens so far. Keys are kept rotated.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -181,10 +183,10 @@ def state_axes(state: State) -> State:
 
     def key_values_axes(key_values: KeyValues) -> KeyValues:
         axes = ("layers", "batch", "length", "kv_heads", "head_dim")
-        return key_values.replace(keys=axes, values=axes)
+        return dataclasses.replace(key_values, keys=axes, values=axes)
 
     cache = state.layers.cache
-    cache_axes = cache and cache.replace(segments=key_values_axes(cache.segments), block=key_values_axes(cache.block))
-    layers = state.layers.replace(fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
+    cache_axes = cache and Cache(segments=key_values_axes(cache.segments), block=key_values_axes(cache.block))
+    layers = dataclasses.replace(state.layers, fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
     rows = ("batch",)
-    return state.replace(layers=layers, num_tokens=rows, position_offset=rows, fam_is_initial=rows)
+    return dataclasses.replace(state, layers=layers, num_tokens=rows, position_offset=rows, fam_is_initial=rows)

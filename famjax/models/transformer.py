@@ -64,7 +64,7 @@ class Transformer(nn.Module):
         self.embedding = Embedding(config.vocab_size, config.emb_dim, dtype)
         if config.memory.fam_length and config.memory.fam_start == "prompt":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
-            self.fam_prompt = self.param("fam_prompt", init, (config.memory.fam_length, config.emb_dim))
+            self.fam_prompt: Any = self.param("fam_prompt", init, (config.memory.fam_length, config.emb_dim))
         self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         self.layers = _stacked(config)(config, self.deterministic)
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
@@ -138,6 +138,40 @@ class Transformer(nn.Module):
     def read_from_start(self, tokens: Tokens) -> Logits:
         """Logits of rows read from the initial state."""
         return self.logits(self(tokens, self.init_state(tokens.shape[0])).hidden)
+
+
+def initial_state(
+    model: Transformer,
+    params: Any,
+    batch: int,
+    position_offset: Lengths | None = None,
+    *,
+    with_cache: bool = True,
+) -> State:
+    """`Transformer.init_state` with these parameters."""
+    state: Any = model.apply({"params": params}, batch, position_offset, with_cache, method="init_state")
+    return state
+
+
+def read(
+    model: Transformer,
+    params: Any,
+    tokens: Tokens,
+    state: State,
+    lengths: Lengths | None = None,
+    *,
+    dropout_key: jax.Array | None = None,
+) -> Output:
+    """`Transformer.__call__` with these parameters; a model that is not deterministic needs the key."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    output: Any = model.apply({"params": params}, tokens, state, lengths, rngs=rngs)
+    return output
+
+
+def logits(model: Transformer, params: Any, hidden: Any) -> Logits:
+    """`Transformer.logits` with these parameters."""
+    values: Any = model.apply({"params": params}, hidden, method="logits")
+    return values
 
 
 def broadcast_fam(fam: SavedFam, batch: int) -> StackedFam:

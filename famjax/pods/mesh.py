@@ -37,7 +37,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh, config: MeshConfig) -> Iterator[None]:
     """Within it, the model's logical constraints lie on this mesh. Belongs to the thread that enters it."""
-    with mesh, nn.logical_axis_rules(config.rules):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules):
         yield
 
 
@@ -90,11 +90,11 @@ def parameter_specs(boxed: Any, mesh: Mesh, config: MeshConfig) -> Any:
 
     def spec(path: Any, leaf: Any) -> PartitionSpec:
         name = "/".join(str(getattr(key, "key", key)) for key in path)
-        if not isinstance(leaf, nn.meta.AxisMetadata):
+        if not isinstance(leaf, nn.Partitioned):
             raise ConfigError(f"parameter {name} has no logical axis names.")
         return partition_spec(name, nn.meta.unbox(leaf).shape, tuple(leaf.get_partition_spec()), mesh, config)
 
-    return jax.tree_util.tree_map_with_path(spec, boxed, is_leaf=lambda node: isinstance(node, nn.meta.AxisMetadata))
+    return jax.tree_util.tree_map_with_path(spec, boxed, is_leaf=lambda node: isinstance(node, nn.Partitioned))
 
 
 def to_shardings(specs: Any, mesh: Mesh) -> Any:

@@ -5,6 +5,8 @@ takes effect at step s + 2. The state carries the stages of both, and a run that
 step.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -38,7 +40,7 @@ def start_progress(curriculum: Curriculum) -> Progress:
     recent = jnp.zeros((max(stage.window for stage in stages),), jnp.float32)
     zero = jnp.zeros((), jnp.int32)
     progress = Progress(stage=zero, stage_after=zero, steps=zero, recent=recent)
-    return progress.replace(stage_after=_stage_after(stages, progress))
+    return dataclasses.replace(progress, stage_after=_stage_after(stages, progress))
 
 
 def advance(curriculum: Curriculum, progress: Progress, metrics: dict[str, Float[Array, ""]]) -> Progress:
@@ -60,7 +62,7 @@ def advance(curriculum: Curriculum, progress: Progress, metrics: dict[str, Float
         steps=jnp.where(changes, 0, progress.steps + 1),
         recent=jnp.where(changes, 0, recent),
     )
-    return moved.replace(stage_after=_stage_after(stages, moved))
+    return dataclasses.replace(moved, stage_after=_stage_after(stages, moved))
 
 
 def _stage_after(stages: tuple[Stage, ...], progress: Progress) -> Int[Array, ""]:

@@ -1,5 +1,6 @@
 """Scores a stream of batches with fixed parameters: what evaluation during training and `--run_mode=eval` share."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from famjax.models.dims import Leaf
-from famjax.models.transformer import Transformer
+from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.training.losses import ScoreSums, TokenScores, mean_scores, score_tokens, sum_scores
 
 Batch = Mapping[str, jax.Array]
@@ -46,13 +47,9 @@ def evaluation_step(
       position_buckets: equal parts of the example in which scores are summed apart.
     """
     rows = batch["tokens"].shape[0]
-    start = model.apply({"params": params}, rows, with_cache=False, method="init_state")
-    output = model.apply({"params": params}, batch["tokens"], start, batch["lengths"])
-
-    def logits_of(hidden: Any) -> Any:
-        return model.apply({"params": params}, hidden, method="logits")
-
-    scores = score_tokens(logits_of, output.hidden, batch["targets"], chunk_size)
+    start = initial_state(model, params, rows, with_cache=False)
+    output = read(model, params, batch["tokens"], start, batch["lengths"])
+    scores = score_tokens(functools.partial(logits, model, params), output.hidden, batch["targets"], chunk_size)
     return _sum(scores, batch, position_buckets)
 
 

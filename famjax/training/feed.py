@@ -112,7 +112,7 @@ def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: in
 def device_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts this host's rows on the devices; `valid` becomes `lengths`, as padding stands behind the tokens."""
     valid = batch["valid"]
-    lengths = np.sum(valid, axis=1, dtype=np.int32)
+    lengths = np.asarray(np.sum(valid, axis=1), np.int32)
     if not np.array_equal(valid, np.arange(valid.shape[1])[None, :] < lengths[:, None]):
         raise DataError("a batch has padding before or between tokens; tasks put it behind them.")
     arrays = {name: batch[name] for name in ("tokens", "targets", "weights", "answers")}

@@ -1,17 +1,21 @@
 """The training loop: `train(job)` is `--run_mode=train`."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch, check_vocabulary
 from famjax.data.feeding import open_vocabulary
 from famjax.errors import NumericsError, Stopped
+from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoints import Checkpointer
 from famjax.training.config import TrainJob
@@ -26,7 +30,7 @@ from famjax.training.restore import initialize_from
 from famjax.training.state import TrainState
 from famjax.training.stopping import StopSignal, run_interruptible
 from famjax.training.throughput import ThroughputClock
-from famjax.training.writers import MetricWriters
+from famjax.training.writers import LOG_NAME, MetricWriters
 
 _REPORTED = ("loss", "accuracy", "answer_accuracy", "exact_match")
 
@@ -79,6 +83,15 @@ def _start(
     return dataclasses.replace(state, params=start.params, opt_state=opt_state, step=step), None, None
 
 
+def _is_evaluated(job: TrainJob, step: int) -> bool:
+    """Whether the log has the evaluation of this step."""
+    if job.eval_data is None:
+        return False
+    metric = f"{job.eval_data.split}/loss"
+    entries = map(json.loads, (epath.Path(job.model_dir) / LOG_NAME).read_text(encoding="utf-8").splitlines())
+    return any(entry["step"] == step and metric in entry for entry in entries)
+
+
 @dataclasses.dataclass
 class _Finished:
     """A step that was dispatched and whose metrics have not been read."""
@@ -113,7 +126,7 @@ class Loop:
         self._stages = [int(state.progress.stage), int(state.progress.stage_after)]
         self._announced = self._stages[-1]
         self._in_flight: _Finished | None = None
-        self._batch: Mapping[str, jax.Array] | None = None
+        self._eval_every = self._job.eval_period if self._job.eval_data is not None else None
         self._evaluation: dict[str, float] | None = None
         self._last_shown: dict[str, float] = {}
 
@@ -122,12 +135,13 @@ class Loop:
         job = self._job
         # Metrics first: whatever belongs to a step is logged before the step is saved.
         actions: list[tuple[Callable[[], None], int | None]] = [
-            (self._diagnose, job.logging.diagnostics_period),
-            (self._evaluate, job.eval_period if job.eval_data is not None else None),
+            (self._evaluate, self._eval_every),
             (self._save, job.checkpoint.period),
         ]
         self._display.show(Progress(step=self._step))
         try:
+            if self._is_evaluation_missing():
+                self._evaluate()
             while self._step < job.total_steps and not self._stop.requested:
                 self._dispatch()
                 for action, every in actions:
@@ -149,8 +163,7 @@ class Loop:
         if length not in self._steps:
             self._settle()
             self._steps[length] = self._compile(f"step for length {length}", lambda: self._program.compile_step(length))
-        self._batch = self._feed.next_batch(stage)
-        self._state, metrics = self._steps[length](self._state, self._batch)
+        self._state, metrics = self._steps[length](self._state, self._feed.next_batch(stage))
         self._clock.step_dispatched()
         self._step += 1
         self._evaluation = None
@@ -169,6 +182,7 @@ class Loop:
         """Reads a step's metrics, checks, logs and shows them."""
         job = self._job
         metrics = {name: np.asarray(value) for name, value in jax.device_get(finished.metrics).items()}
+        diagnostics = {field.name: metrics.pop(field.name) for field in dataclasses.fields(Diagnostics)}
         length = self._feed.length(finished.stage)
         tokens = job.data.batch_size * length
         flops = train_step_flops(job.model, job.data.batch_size, length)
@@ -184,6 +198,9 @@ class Loop:
             if rates is not None:
                 self._last_shown = rates.as_metrics()
             self._writers.write(finished.step, {**metrics, "length": length, **(rates.as_metrics() if rates else {})})
+        every = job.logging.diagnostics_period
+        if every is not None and finished.step % every == 0 and job.model.memory.fam_length:
+            self._writers.write(finished.step, diagnostics)
         self._display.show(
             Progress(
                 step=finished.step,
@@ -213,21 +230,13 @@ class Loop:
                     "(--gin.AdamW.clip_norm, --gin.Adafactor.clip_norm)."
                 )
 
-    def _diagnose(self) -> None:
-        """Logs what FAM does on the batch of the last step."""
-        if not self._job.model.memory.fam_length or self._batch is None:
-            return
-        length = self._batch["tokens"].shape[1]
-        diagnose = self._compiled(f"diagnostics for length {length}", lambda: self._program.compile_diagnostics(length))
-        diagnostics = jax.device_get(diagnose(self._state.params, self._batch))
-        self._writers.write(
-            self._step,
-            {
-                "fam_norm": diagnostics.fam_norm,
-                "fam_update": diagnostics.fam_update,
-                "fam_attention": diagnostics.fam_attention,
-            },
-        )
+    def _is_evaluation_missing(self) -> bool:
+        """Whether the present step should have been evaluated and, by the log, was not: a signal came first."""
+        if self._eval_every is None or self._step == 0 or self._step % self._eval_every:
+            return False
+        is_missing = jax.process_index() == 0 and not _is_evaluated(self._job, self._step)
+        # Only process 0 has a log, and all evaluate together.
+        return is_missing if jax.process_count() == 1 else bool(broadcast_one_to_all(np.asarray(is_missing)))
 
     def _evaluate(self) -> None:
         """Evaluates the present parameters; nothing is reported where a signal interrupts it."""
@@ -281,7 +290,8 @@ class Loop:
     def _end(self) -> None:
         for reason, count in self._feed.skipped.items():
             self._display.warn(f"{count} records skipped: {reason}")
-        if self._stop.requested and self._step < self._job.total_steps:
+        is_unfinished = self._step < self._job.total_steps or self._is_evaluation_missing()
+        if self._stop.requested and is_unfinished:
             raise Stopped(
                 f"{self._stop.name}: stopped after step {self._step} of {self._job.total_steps}, and saved. "
                 "The same command goes on from there."

@@ -1,4 +1,4 @@
-"""The compiled programs of a run: initial state, train step, evaluation step, diagnostics. The only place that jits."""
+"""The compiled programs of a run: initial state, train step, evaluation step. The only place that jits."""
 
 import dataclasses
 import functools
@@ -12,7 +12,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from famjax.models.config import TransformerConfig
-from famjax.models.decoder_layer import Diagnostics
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
@@ -64,19 +63,6 @@ class Program:
         batch = abstract_batch(self.job.data.batch_size, length, self.mesh)
         with use_mesh(self.mesh, self.job.mesh):
             return jitted.lower(self.abstract_state, batch).compile()
-
-    def compile_diagnostics(self, length: int) -> Callable[[Any, Mapping[str, jax.Array]], Diagnostics]:
-        """Compiles the report on FAM for batches [B, length]."""
-        model = Transformer(self.job.model)
-
-        def diagnose(params: Any, batch: Mapping[str, jax.Array]) -> Diagnostics:
-            rows = batch["tokens"].shape[0]
-            start = model.apply({"params": params}, rows, with_cache=False, method="init_state")
-            return model.apply({"params": params}, batch["tokens"], start, batch["lengths"]).diagnostics
-
-        batch = abstract_batch(self.job.data.batch_size, length, self.mesh)
-        with use_mesh(self.mesh, self.job.mesh):
-            return jax.jit(diagnose).lower(self.abstract_state.params, batch).compile()
 
 
 def make_program(job: TrainJob) -> Program:

@@ -1,15 +1,19 @@
 """The train step: a pure function (state, batch) -> (state, metrics)."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jaxtyping import Array, Float, Int
 
+from famjax.models.decoder_layer import Diagnostics
 from famjax.models.dims import Lengths
-from famjax.models.transformer import Transformer
+from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
 from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
@@ -20,6 +24,21 @@ from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class Scored:
+    """What the forward pass over a (micro)batch gives besides its loss.
+
+    Attributes:
+      sums: scores, summed over rows.
+      fam: the FAM that the first row ends with.
+      diagnostics: what FAM did, by layer.
+    """
+
+    sums: ScoreSums
+    fam: PassedFam
+    diagnostics: Diagnostics
 
 
 def train_step(
@@ -35,25 +54,28 @@ def train_step(
       optimizer: made for these parameters.
 
     Returns:
-      The state after the step, and scalars: means over the global batch, norms, and the stage that the host needs next.
+      The state after the step, and metrics: means over the global batch, norms, the stage that the host needs next,
+      and for each layer what FAM did (`famjax.models.decoder_layer.Diagnostics`).
     """
     passing_key, example_key = jax.random.split(step_key(state))
     is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
 
-    def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], tuple[ScoreSums, PassedFam]]:
+    def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], Scored]:
         params = _stop_frozen(job, params)
-        sums, fam = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
-        return sums.loss + job.loss.z_loss * sums.z_loss, (sums, fam)
+        scored = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
+        return scored.sums.loss + job.loss.z_loss * scored.sums.z_loss, scored
 
-    gradients, sums, fam = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
+    gradients, scored = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
+    sums = scored.sums
     gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     means = mean_scores(sums)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
-        passed_fam=fam,
+        passed_fam=scored.fam,
         progress=advance(job.curriculum, state.progress, means),
     )
     metrics = {
@@ -66,6 +88,7 @@ def train_step(
         "answered": sums.answered,
         "stage": state.progress.stage,
         "stage_after": new_state.progress.stage_after,
+        **dataclasses.asdict(scored.diagnostics),
     }
     return new_state, metrics
 
@@ -78,21 +101,21 @@ def forward(
     passed: PassedFam,
     is_passed: jax.Array,
     key: jax.Array,
-) -> tuple[ScoreSums, PassedFam]:
-    """Reads a (micro)batch from its start and scores it; also returns the FAM that its first row ends with."""
+) -> Scored:
+    """Reads a (micro)batch from its start and scores it."""
     offset_key, dropout_key = jax.random.split(key)
     rows = batch["tokens"].shape[0]
     offset = draw_position_offset(offset_key, rows, job.model.rope_base) if job.random_position_offset else None
-    start = model.apply({"params": params}, rows, offset, with_cache=False, method="init_state")
-    start = start_from(start, passed, is_passed)
-    rngs = {"dropout": dropout_key}
-    output = model.apply({"params": params}, batch["tokens"], start, batch["lengths"], rngs=rngs)
-
-    def logits_of(hidden: Any) -> Any:
-        return model.apply({"params": params}, hidden, method="logits")
-
-    scores = score_tokens(logits_of, output.hidden, batch["targets"], job.loss.chunk_size)
-    return sum_scores(scores, batch["weights"], batch["answers"]), keep_fam(output.state)
+    start = start_from(initial_state(model, params, rows, offset, with_cache=False), passed, is_passed)
+    output = read(model, params, batch["tokens"], start, batch["lengths"], dropout_key=dropout_key)
+    scores = score_tokens(
+        functools.partial(logits, model, params), output.hidden, batch["targets"], job.loss.chunk_size
+    )
+    return Scored(
+        sums=sum_scores(scores, batch["weights"], batch["answers"]),
+        fam=keep_fam(output.state),
+        diagnostics=output.diagnostics,
+    )
 
 
 def step_key(state: TrainState) -> jax.Array:
@@ -107,14 +130,11 @@ def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths
     return jnp.where(jax.random.bernoulli(zero_key, 0.5, (rows,)), 0, offset)
 
 
-def _accumulate(
-    loss_of: Any, params: Any, batch: Batch, num_microbatches: int, key: jax.Array
-) -> tuple[Any, ScoreSums, PassedFam]:
+def _accumulate(loss_of: Any, params: Any, batch: Batch, num_microbatches: int, key: jax.Array) -> tuple[Any, Scored]:
     """Sums gradients and scores over microbatches. The passed FAM is that of the global batch's first example."""
     gradient_of = jax.grad(loss_of, has_aux=True)
     if num_microbatches == 1:
-        gradients, (sums, fam) = gradient_of(params, batch, key)
-        return gradients, sums, fam
+        return gradient_of(params, batch, key)
 
     def cut(array: jax.Array) -> jax.Array:
         # Every microbatch takes rows from every device's part of the batch, so nothing moves between devices.
@@ -123,15 +143,19 @@ def _accumulate(
     microbatches = jax.tree.map(cut, dict(batch))
     keys = jax.random.split(key, num_microbatches)
 
-    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, PassedFam]:
-        gradients, (sums, fam) = gradient_of(params, *part)
-        return jax.tree.map(jnp.add, total, (gradients, sums)), fam
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, tuple[PassedFam, Diagnostics]]:
+        gradients, scored = gradient_of(params, *part)
+        return jax.tree.map(jnp.add, total, (gradients, scored.sums)), (scored.fam, scored.diagnostics)
 
     first = jax.tree.map(lambda array: array[0], (microbatches, keys))
     shapes = jax.eval_shape(gradient_of, params, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1][0]))
-    (gradients, sums), fams = jax.lax.scan(add, zeros, (microbatches, keys))
-    return gradients, sums, jax.tree.map(lambda array: array[0], fams)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1].sums))
+    (gradients, sums), (fams, diagnostics) = jax.lax.scan(add, zeros, (microbatches, keys))
+    return gradients, Scored(
+        sums=sums,
+        fam=jax.tree.map(lambda array: array[0], fams),
+        diagnostics=jax.tree.map(lambda array: jnp.mean(array, axis=0), diagnostics),
+    )
 
 
 def _stop_frozen(job: TrainJob, params: Any) -> Any:

@@ -105,7 +105,8 @@ def _open_tensorboard(model_dir: str, warn: Callable[[str], None]) -> Any:
     with _quiet_stderr():
         from clu import metric_writers
 
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(model_dir))
+        writer = metric_writers.SummaryWriter(model_dir)
+    return metric_writers.AsyncWriter(writer)
 
 
 @contextlib.contextmanager

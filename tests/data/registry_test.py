@@ -1,19 +1,12 @@
 """Tests of famjax.data.registry."""
 
-import dataclasses
-
 import pytest
 
+from famjax.configuration.loading import load
 from famjax.data import registry
 from famjax.data.task_config import Mixture, PassKey
 from famjax.errors import ConfigError
-
-
-@pytest.fixture
-def restored():
-    """Puts the bare dataclasses back."""
-    yield
-    registry.configure(lambda kind: kind)
+from famjax.training.config import TrainJob
 
 
 def test_names_have_settings():
@@ -31,14 +24,13 @@ def test_further_tasks_come_first():
     assert "mine" in registry.task_names(tasks)
 
 
-def test_configure_replaces_the_factories(restored):
-    """Guards against gin bindings of a settings class that a named task does not see."""
-
-    def wrap(kind):
-        return (lambda: dataclasses.replace(PassKey(), depth=0.25)) if kind is PassKey else kind
-
-    registry.configure(wrap)
-    assert registry.task_config("passkey", {}).depth == 0.25 != PassKey().depth
+def test_gin_settings_reach_the_named_task():
+    """Guards against gin bindings of a settings class that the task of that name does not see."""
+    flags = [("MODEL_DIR", "'x'"), ("PassKey.depth", "0.25"), ("MIXTURE_OR_TASK_NAME", "'passkey'")]
+    job = load(TrainJob, ["recipes/demo_fam.gin"], flags).job
+    for data in (job.data, job.eval_data):
+        assert registry.task_config("passkey", data.tasks).depth == 0.25 != PassKey().depth
+        assert sorted(data.tasks) == sorted(registry.BUILT_IN)
 
 
 def test_a_misspelled_name_gets_the_nearest():

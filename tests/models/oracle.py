@@ -4,6 +4,7 @@ Written from the specification and not from famjax.models, which it is the measu
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ def project(config: TransformerConfig, layer: Any, x: np.ndarray, position: floa
     return turn(config, query, position), turn(config, key, position), value
 
 
-def attend(config: TransformerConfig, layer: Any, query: np.ndarray, seen: list[tuple[np.ndarray, ...]]) -> np.ndarray:
+def attend(
+    config: TransformerConfig, layer: Any, query: np.ndarray, seen: Sequence[tuple[np.ndarray, ...]]
+) -> np.ndarray:
     """What one query mixes out of the keys and values that it sees, projected to the model's width."""
     group = config.num_heads // config.num_kv_heads
     mixed = np.zeros((config.num_heads, config.head_dim))

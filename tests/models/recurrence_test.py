@@ -10,10 +10,11 @@ import oracle
 import pytest
 from small import BLOCK, KV_HEADS, params_of, random_tokens, vary
 
+from famjax.models import transformer
 from famjax.models.config import TransformerConfig
 from famjax.models.layout import left_align
 from famjax.models.memory import State
-from famjax.models.transformer import Output, Transformer, broadcast_fam
+from famjax.models.transformer import Output, Transformer, broadcast_fam, initial_state
 from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
 # The oracle counts in float64: a chain of blocks and layers in float32 drifts a little from it.
@@ -26,19 +27,19 @@ LENGTH = 4 * BLOCK + 3
 @functools.partial(jax.jit, static_argnames=("config", "batch", "with_cache"))
 def start(config: TransformerConfig, params, batch: int, **options) -> State:
     """The state of rows that have read nothing."""
-    return Transformer(config).apply({"params": params}, batch, method="init_state", **options)
+    return initial_state(Transformer(config), params, batch, **options)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def call(config: TransformerConfig, params, tokens, state: State, lengths=None) -> Output:
     """One call of the model."""
-    return Transformer(config).apply({"params": params}, jnp.asarray(tokens), state, lengths)
+    return transformer.read(Transformer(config), params, jnp.asarray(tokens), state, lengths)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def logits(config: TransformerConfig, params, hidden) -> jax.Array:
     """The output layer."""
-    return Transformer(config).apply({"params": params}, hidden, method="logits")
+    return transformer.logits(Transformer(config), params, hidden)
 
 
 def read(config: TransformerConfig, params, tokens) -> tuple[np.ndarray, State]:
@@ -154,6 +155,7 @@ def live(state: State) -> State:
     filled = state.num_tokens % BLOCK
     slot = jnp.arange(BLOCK)[None, None, :, None, None]
     mask = slot < filled[None, :, None, None, None]
+    assert state.layers.cache is not None
     block = jax.tree.map(lambda array: jnp.where(mask, array, 0), state.layers.cache.block)
     cache = dataclasses.replace(state.layers.cache, block=block)
     return dataclasses.replace(state, layers=dataclasses.replace(state.layers, cache=cache))
