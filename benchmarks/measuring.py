@@ -12,12 +12,15 @@ from typing import Any
 import jax
 
 
-def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    functions: Mapping[str, Callable[[], Any]], rounds: int, before: Callable[[], Any] | None = None
+) -> dict[str, list[float]]:
     """Times functions one after the other, round after round, so that a slow minute of the machine hits all alike.
 
     Args:
       functions: by name; what each returns is waited for (`jax.block_until_ready`).
       rounds: how often each is called.
+      before: called before each call, outside its time.
 
     Returns:
       The seconds of each call, by name.
@@ -25,6 +28,8 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            if before is not None:
+                before()
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)

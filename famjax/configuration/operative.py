@@ -3,9 +3,11 @@
 `--gin_file=MODEL_DIR/config.gin` repeats the run. Macros and scopes stay: settings are overridden as in the run itself.
 """
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from famjax.configuration.bindings import Key
 from famjax.configuration.loading import Configuration
@@ -21,13 +23,13 @@ def remember(configuration: Configuration) -> None:
     _current[:] = [configuration]
 
 
-def write(model_dir: str | Path) -> None:
+def write(model_dir: str | os.PathLike[str]) -> None:
     """Writes the configuration of this process's job to MODEL_DIR/config.gin, beside the checkpoints.
 
     A job that Python code has built, without gin, has no such configuration, and no file is written.
     """
     for configuration in _current:
-        path = Path(model_dir) / FILE_NAME
+        path = epath.Path(model_dir) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(to_text(configuration), encoding="utf-8")
 

@@ -89,4 +89,9 @@ def _record(raw: bytes, line: int, field: str) -> Iterator[Document]:
         raise _BadRecordError(f"no field {field!r} (Documents.field); the record has {names}", line, "missing_field")
     if not isinstance(record[field], str):
         raise _BadRecordError(f"field {field!r} is not a string", line, "missing_field")
+    try:
+        record[field].encode()
+    except UnicodeEncodeError as error:
+        reason = f"field {field!r} has half of a surrogate pair, character {error.start}, which no UTF-8 text can hold"
+        raise _BadRecordError(reason, line, "undecodable") from None
     yield Document(record[field], line)

@@ -1,15 +1,16 @@
 """Puts evaluations side by side, in a table and in a picture: `compare(job)` is `--run_mode=compare`."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.table import Table
 
 from famjax.errors import DataError
 from famjax.evaluation.config import CompareJob
 from famjax.evaluation.evaluate import RESULTS_NAME
+from famjax.training.checkpoint_files import absolute_path
 
 PICTURE_NAME = "comparison.png"
 Results = dict[str, dict[int, dict[str, Any]]]
@@ -24,7 +25,7 @@ def compare(job: CompareJob) -> None:
     results = {name: _read(name, folder, job.metric) for name, folder in job.results.items()}
     console = Console()
     console.print(comparison_table(results, job))
-    path = Path(job.output_dir) / PICTURE_NAME
+    path = absolute_path(job.output_dir) / PICTURE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(results, job, path)
     console.print(f"picture: {path}", highlight=False, soft_wrap=True)
@@ -40,7 +41,7 @@ def comparison_table(results: Results, job: CompareJob) -> Table:
     return table
 
 
-def draw(results: Results, job: CompareJob, path: Path) -> None:
+def draw(results: Results, job: CompareJob, path: epath.Path) -> None:
     """Draws the metric against the length, on a logarithmic axis, the lengths of the training shaded."""
     from matplotlib.figure import Figure
 
@@ -73,7 +74,7 @@ def draw(results: Results, job: CompareJob, path: Path) -> None:
 
 def _read(name: str, folder: str, metric: str) -> dict[int, dict[str, Any]]:
     """The results of one evaluation by length; of a length evaluated twice, the last."""
-    path = Path(folder) / RESULTS_NAME
+    path = absolute_path(folder) / RESULTS_NAME
     if not path.is_file():
         raise DataError(f"CompareJob.results[{name!r}]: there is no {path}; evaluate first (--run_mode=eval).")
     by_length = {}

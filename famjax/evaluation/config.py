@@ -39,6 +39,8 @@ class EvalJob:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "steps", "position_buckets")
+        if any(length < 1 for length in self.lengths):
+            raise ConfigError(f"EvalJob.lengths = {self.lengths}; allowed: 1 or more each.")
 
 
 @dataclasses.dataclass(frozen=True)

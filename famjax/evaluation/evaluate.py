@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from famjax.errors import CheckpointError, DataError, Stopped
 from famjax.evaluation.config import EvalJob
 from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.training.checkpoint_files import absolute_path
 from famjax.training.config import LossConfig
 from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
 from famjax.training.feed import device_batches
@@ -84,22 +84,18 @@ def _evaluate_length(
         lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), lambda: stop.requested
     )
     if stop.requested:
-        raise Stopped(f"{stop.name}: stopped during length {length or data.length}; shorter ones are written.")
+        raise Stopped(f"{stop.name}: stopped during length {length or data.length}; the lengths before it are written.")
     if sums is None:
         raise DataError(f"{data.mixture_or_task_name}, split {data.split!r}, gave no batch at length {length}.")
     return {
         "task": data.mixture_or_task_name,
         "split": data.split,
         "length": length or data.length,
-        "examples": _examples(sums),
+        "examples": int(sums.scores.rows),
+        "targets": int(sums.scores.counted),
         **summarize(sums),
         "by_position": _by_position(sums, length or data.length),
     }
-
-
-def _examples(sums: EvaluationSums) -> int:
-    """Rows with an answer, or tokens scored where the task has no answers."""
-    return int(sums.scores.answered) or int(sums.scores.counted)
 
 
 def _by_position(sums: EvaluationSums, length: int) -> list[dict[str, Any]]:
@@ -151,7 +147,7 @@ def _line(result: dict[str, Any]) -> str:
 
 def _prepare(output_dir: str) -> None:
     """Makes the folder and its file, before anything slow."""
-    path = Path(output_dir) / RESULTS_NAME
+    path = absolute_path(output_dir) / RESULTS_NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
@@ -163,7 +159,7 @@ def _prepare(output_dir: str) -> None:
 
 def _append(output_dir: str, result: dict[str, Any]) -> None:
     """Writes one line, whole and at once."""
-    with (Path(output_dir) / RESULTS_NAME).open("a", encoding="utf-8") as file:
+    with (absolute_path(output_dir) / RESULTS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(result) + "\n")
         file.flush()
         os.fsync(file.fileno())

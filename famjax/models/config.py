@@ -62,6 +62,9 @@ class TransformerConfig:
       mlp_activation: "silu" (SwiGLU) or "gelu" (GeGLU).
       tie_embeddings: the output layer uses the embedding table; otherwise it has a matrix of its own.
       rope_base: base of the RoPE wavelengths; the longest is 2 pi times it.
+      residual_init_scale: initial values of the two projections that write to the residual stream are so many times as
+        large. FAM sums its updates up over the blocks, so what they are at random is a drift that drowns what was
+        written; a small scale starts without it (docs/research.md).
       norm_epsilon: added to the mean square in RMSNorm.
       dropout_rate: on the embeddings and on both residual branches, in training.
       dtype: of activations; parameters, softmax, norms' statistics and the loss are float32 always.
@@ -80,6 +83,7 @@ class TransformerConfig:
     mlp_activation: MlpActivation = "silu"
     tie_embeddings: bool = True
     rope_base: float = 10000.0
+    residual_init_scale: float = 1.0
     norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
     dtype: DTypeName = "float32"
@@ -98,6 +102,8 @@ class TransformerConfig:
             raise ConfigError(f"TransformerConfig.head_dim = {self.head_dim}; RoPE needs an even width.")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(f"TransformerConfig.dropout_rate = {self.dropout_rate}; allowed: 0 <= rate < 1.")
+        if self.residual_init_scale <= 0.0:
+            raise ConfigError(f"TransformerConfig.residual_init_scale = {self.residual_init_scale}; allowed: above 0.")
         if self.rope_base <= 1.0:
             raise ConfigError(f"TransformerConfig.rope_base = {self.rope_base}; allowed: above 1.")
         require_choice(self, "mlp_activation", MlpActivation)

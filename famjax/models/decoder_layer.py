@@ -54,11 +54,13 @@ class Diagnostics:
     Attributes:
       fam_norm: root mean square of the FAM that a block writes, mean over rows and blocks.
       fam_update: root mean square of its change over that of itself.
+      fam_drift: mean square of its change, the first update of a text left out: what a memory that only keeps has as 0.
       fam_attention: share of the tokens' attention that goes to FAM, mean over tokens and heads.
     """
 
     fam_norm: Leaf
     fam_update: Leaf
+    fam_drift: Leaf
     fam_attention: Leaf
 
 
@@ -71,12 +73,14 @@ class Written:
       fam: what is left at the end [B, F, D].
       norm: see `Diagnostics.fam_norm`.
       update: see `Diagnostics.fam_update`.
+      drift: see `Diagnostics.fam_drift`.
     """
 
     entering: KeyValues
     fam: Leaf
     norm: Leaf
     update: Leaf
+    drift: Leaf
 
 
 class Attention(nn.Module):
@@ -95,7 +99,7 @@ class Attention(nn.Module):
         self.key = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
         self.value = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
         out_shape = (config.num_heads, head_dim, width)
-        self.out = Projection(out_shape, ("heads", "head_dim", "embed"), 2, dtype)
+        self.out = Projection(out_shape, ("heads", "head_dim", "embed"), 2, dtype, config.residual_init_scale)
 
     def __call__(self, x: Float[Array, "... D"], rotation: Rotation) -> tuple[Float[Array, "... H h"], KeyValues]:
         """Returns queries [..., H, h], and keys and values [..., K, h]."""
@@ -117,7 +121,9 @@ class DecoderLayer(nn.Module):
         self.attention_norm = RMSNorm(config.norm_epsilon, dtype)
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.norm_epsilon, dtype)
-        self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, config.mlp_activation, dtype)
+        self.mlp = GatedMLP(
+            config.emb_dim, config.mlp_dim, config.mlp_activation, dtype, out_init_scale=config.residual_init_scale
+        )
         self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         if memory.fam_length and memory.fam_start == "prefix":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
@@ -140,7 +146,7 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.attention.out(attended))
         x = self.feed_forward(x)
         new_state = LayerState(fam=written.fam, cache=advance_cache(blocks, state.cache, layout, memory))
-        return x, (new_state, Diagnostics(written.norm, written.update, fam_attention))
+        return x, (new_state, Diagnostics(written.norm, written.update, written.drift, fam_attention))
 
     def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
         """Carries the FAM prompt through the layer, where it attends, fully, to itself only (spec: The first block).
@@ -175,7 +181,7 @@ class DecoderLayer(nn.Module):
             residual = jnp.where(is_initial[:, None, None], 0.0, fam)
             new_fam = layer.feed_forward(residual + update)
             new_fam = jnp.where(full[:, None, None], new_fam, fam)
-            sizes = (_mean_square(new_fam), _mean_square(new_fam - fam))
+            sizes = (_mean_square(new_fam), _mean_square(new_fam - fam), full & ~is_initial)
             return (new_fam, is_initial & ~full), (own, sizes)
 
         scan = nn.scan(
@@ -187,11 +193,12 @@ class DecoderLayer(nn.Module):
         )
         full = context.layout.full
         pieces = (blocks, context.fam_rotation, full)
-        (fam, _), (entering, (mean_square, change)) = scan(self, (fam, context.fam_is_initial), pieces)
+        (fam, _), (entering, (mean_square, change, is_later)) = scan(self, (fam, context.fam_is_initial), pieces)
         count = jnp.maximum(jnp.sum(full), 1)
         norm = jnp.sum(jnp.where(full, jnp.sqrt(mean_square), 0)) / count
         update = jnp.sum(jnp.where(full, jnp.sqrt(change / jnp.maximum(mean_square, 1e-30)), 0)) / count
-        return Written(entering=entering, fam=fam, norm=norm, update=update)
+        drift = jnp.sum(jnp.where(is_later, change, 0)) / jnp.maximum(jnp.sum(is_later), 1)
+        return Written(entering=entering, fam=fam, norm=norm, update=update, drift=drift)
 
     def read(
         self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext

@@ -41,13 +41,17 @@ class Projection(nn.Module):
       shape: of the kernel: the input's dimensions, then the output's.
       axes: logical axis names of the kernel.
       num_inputs: how many dimensions of the kernel are summed over (initial values have variance 1 / their size).
-      dtype: of the result.
+      dtype: of the operands.
+      init_scale: initial values are so many times as large.
+      result_dtype: of the sum and of the result; None: as `dtype`.
     """
 
     shape: Sequence[int]
     axes: Sequence[str]
     num_inputs: int
     dtype: jnp.dtype
+    init_scale: float = 1.0
+    result_dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -55,12 +59,17 @@ class Projection(nn.Module):
         inputs, outputs = tuple(self.shape[: self.num_inputs]), tuple(self.shape[self.num_inputs :])
         axes = range(len(self.shape))
         init = nn.initializers.variance_scaling(
-            1.0, "fan_in", "truncated_normal", tuple(axes[: self.num_inputs]), tuple(axes[self.num_inputs :])
+            self.init_scale**2,
+            "fan_in",
+            "truncated_normal",
+            tuple(axes[: self.num_inputs]),
+            tuple(axes[self.num_inputs :]),
         )
         kernel: Any = self.param("kernel", nn.with_logical_partitioning(init, tuple(self.axes)), tuple(self.shape))
         matrix = jnp.asarray(kernel, self.dtype).reshape(math.prod(inputs), math.prod(outputs))
         leading = x.shape[: x.ndim - self.num_inputs]
-        product = jnp.einsum("nD,Dm->nm", x.reshape(-1, matrix.shape[0]), matrix)
+        rows = x.reshape(-1, matrix.shape[0])
+        product = jnp.einsum("nD,Dm->nm", rows, matrix, preferred_element_type=self.result_dtype)
         return product.reshape(*leading, *outputs)
 
 
@@ -71,6 +80,7 @@ class GatedMLP(nn.Module):
     hidden_width: int
     activation: MlpActivation
     dtype: jnp.dtype
+    out_init_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -79,7 +89,7 @@ class GatedMLP(nn.Module):
         gate = Projection(shape, axes, 1, self.dtype, name="gate")(x)
         up = Projection(shape, axes, 1, self.dtype, name="up")(x)
         hidden = _ACTIVATIONS[self.activation](gate) * up
-        return Projection(shape[::-1], axes[::-1], 1, self.dtype, name="down")(hidden)
+        return Projection(shape[::-1], axes[::-1], 1, self.dtype, self.out_init_scale, name="down")(hidden)
 
 
 class Embedding(nn.Module):

@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(config.norm_epsilon, dtype)
         if not config.tie_embeddings:
             shape = (config.emb_dim, config.vocab_size)
-            self.output = Projection(shape, ("embed", "vocab"), 1, dtype)
+            self.output = Projection(shape, ("embed", "vocab"), 1, dtype, result_dtype=jnp.dtype(jnp.float32))
 
     def __call__(self, tokens: Tokens, state: State, lengths: Lengths | None = None) -> Output:
         """Reads tokens.
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         """Turns activations [..., D] into logits [..., V], float32."""
         if self.config.tie_embeddings:
             return self.embedding.attend(hidden)
-        return self.output(hidden).astype(jnp.float32)
+        return self.output(hidden)
 
     def read_from_start(self, tokens: Tokens) -> Logits:
         """Logits of rows read from the initial state."""

@@ -4,7 +4,7 @@ import dataclasses
 
 from famjax.validation import require_at_least
 
-# (logical axis, mesh axis or None), the first rule that fits wins. Axes that no rule names are an error.
+# (logical axis, mesh axis or None); of two rules for one axis the first holds. Axes that no rule names are an error.
 DEFAULT_RULES: tuple[tuple[str, str | None], ...] = (
     ("batch", "data"),
     ("vocab", "model"),

@@ -207,7 +207,10 @@ def _changed(folder: epath.Path, name: str, written: list[int]) -> str | None:
     path = folder / name
     if not path.exists():
         return f"{name} is missing"
-    size, checksum = _fingerprint(path)
+    try:
+        size, checksum = _fingerprint(path)
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror or error})"
     if size != written[0]:
         return f"{name} has {size} bytes; {written[0]} were written"
     return None if checksum == written[1] else f"{name} is not what was written (its checksum differs)"

@@ -13,8 +13,8 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch, check_vocabulary
-from famjax.data.feeding import open_vocabulary
-from famjax.errors import NumericsError, Stopped
+from famjax.data.feeding import open_batches, open_vocabulary
+from famjax.errors import CheckpointError, DataError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoints import Checkpointer
@@ -47,21 +47,38 @@ def train(job: TrainJob) -> None:
     """
     with StopSignal() as stop, open_display(job.total_steps, job.logging.period, jax.process_index()) as display:
         check_batch(job, make_mesh(job.mesh).shape[DATA_AXIS], jax.process_count())
-        check_vocabulary(job.model, open_vocabulary(job.data).vocab_size)
+        _check_data(job)
         program = make_program(job)
-        prepare_model_dir(job.model_dir, checkpoint_bytes(program.abstract_state))
-        with Checkpointer(job.model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
+        model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.abstract_state))
+        with Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             state, data_state, resumed_from = _start(program, checkpointer, display)
             feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state)
             writers = MetricWriters(
-                job.model_dir, resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
+                str(model_dir), resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
             )
             with writers:
-                operative.write(job.model_dir)
+                operative.write(model_dir)
                 try:
                     Loop(program, state, feed, checkpointer, writers, display, stop).run()
                 finally:
                     feed.close()
+
+
+def _check_data(job: TrainJob) -> None:
+    """Opens what is read only after many steps: a run must not fail at its first evaluation."""
+    check_vocabulary(job.model, open_vocabulary(job.data).vocab_size)
+    if job.eval_data is None:
+        return
+    check_vocabulary(job.model, open_vocabulary(job.eval_data).vocab_size)
+    batches = open_batches(job.eval_data, process_index=jax.process_index(), process_count=jax.process_count())
+    try:
+        if next(batches, None) is None:
+            raise DataError(
+                f"{job.eval_data.mixture_or_task_name}, split {job.eval_data.split!r}, has no example to evaluate on; "
+                "set TrainJob.eval_data = None to train without evaluation."
+            )
+    finally:
+        batches.close()
 
 
 def _start(
@@ -71,6 +88,7 @@ def _start(
     job = program.job
     restored = checkpointer.restore(program.abstract_state)
     if restored is not None:
+        _require_stage(job, int(restored.state.progress.stage_after))
         display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
         return restored.state, restored.data_state, restored.step
     state = program.init()
@@ -90,6 +108,14 @@ def _is_evaluated(job: TrainJob, step: int) -> bool:
     metric = f"{job.eval_data.split}/loss"
     entries = map(json.loads, (epath.Path(job.model_dir) / LOG_NAME).read_text(encoding="utf-8").splitlines())
     return any(entry["step"] == step and metric in entry for entry in entries)
+
+
+def _require_stage(job: TrainJob, stage: int) -> None:
+    if stage >= max(len(job.curriculum.stages), 1):
+        raise CheckpointError(
+            f"the checkpoint in {job.model_dir} stands at stage {stage + 1} of its curriculum; Curriculum.stages now "
+            f"has {len(job.curriculum.stages)}. Set them as they were, or use another --gin.MODEL_DIR."
+        )
 
 
 @dataclasses.dataclass
@@ -222,7 +248,7 @@ class Loop:
         )
 
     def _require_finite(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        for name in ("loss", "gradient_norm"):
+        for name in ("loss", "gradient_norm", "update_norm"):
             if not math.isfinite(float(metrics[name])):
                 raise NumericsError(
                     f"step {step}: {name} is {float(metrics[name])}. The last checkpoint in {self._job.model_dir} "

@@ -39,6 +39,7 @@ class ScoreSums:
       answer_counted: answer tokens.
       exact: rows with an answer whose answer tokens were all predicted.
       answered: rows with an answer.
+      rows: rows with a target of positive weight.
     """
 
     loss: Leaf
@@ -50,6 +51,7 @@ class ScoreSums:
     answer_counted: Leaf
     exact: Leaf
     answered: Leaf
+    rows: Leaf
 
 
 def score_tokens(
@@ -110,6 +112,7 @@ def sum_scores(scores: TokenScores, weights: Float[Array, "B T"], answers: Bool[
         answer_counted=total(answers),
         exact=total(exact),
         answered=total(answered),
+        rows=total(jnp.any(counted, axis=1)),
     )
 
 

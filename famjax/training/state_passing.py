@@ -34,8 +34,11 @@ def no_fam(config: TransformerConfig) -> PassedFam:
 
 
 def keep_fam(state: State) -> PassedFam:
-    """Keeps the first row's FAM of a final state, without its gradient."""
-    return PassedFam(fam=jax.lax.stop_gradient(state.fam[:, 0]), exists=jnp.ones((), jnp.bool_))
+    """Keeps the first row's FAM of a final state, without its gradient.
+
+    A row that has completed no block has the initial FAM still, which carries no context: nothing is passed then.
+    """
+    return PassedFam(fam=jax.lax.stop_gradient(state.fam[:, 0]), exists=~state.fam_is_initial[0])
 
 
 def draw(config: StatePassing, passed: PassedFam, step: Int[Array, ""], key: jax.Array) -> Bool[Array, ""]:

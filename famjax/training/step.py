@@ -63,7 +63,8 @@ def train_step(
     def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], Scored]:
         params = _stop_frozen(job, params)
         scored = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
-        return scored.sums.loss + job.loss.z_loss * scored.sums.z_loss, scored
+        sums, drift = scored.sums, jnp.mean(scored.diagnostics.fam_drift)
+        return sums.loss + job.loss.z_loss * sums.z_loss + job.loss.fam_drift * drift * sums.weight, scored
 
     gradients, scored = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
     sums = scored.sums
@@ -82,6 +83,7 @@ def train_step(
         **means,
         "z_loss": sums.z_loss / jnp.maximum(sums.weight, 1e-8),
         "gradient_norm": optax.tree.norm(gradients),
+        "update_norm": optax.tree.norm(updates),
         "learning_rate": jnp.asarray(make_schedule(job.optimizer.schedule)(state.step)),
         "state_passed": is_passed,
         "tokens": jnp.sum(batch["lengths"]),

@@ -31,9 +31,13 @@ def test_figures(capsys):
 
 def test_logits_of_all_tokens_are_found(monkeypatch):
     """A check that cannot fail says nothing."""
-    hidden = jax.ShapeDtypeStruct((LENGTH, 8), jnp.float32)
-    table = jax.ShapeDtypeStruct((VOCABULARY, 8), jnp.float32)
-    whole = jax.jit(lambda x, y: jnp.max(jnp.einsum("TD,VD->TV", x, y), axis=1)).lower(hidden, table).compile()
+    shapes = [(LENGTH, 8), (VOCABULARY, 8), (2, 2, 2)]
+    hidden, table, small = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+    def compute(hidden, table, small):
+        return jnp.max(jnp.einsum("TD,VD->TV", hidden, table), axis=1), 2 * small
+
+    whole = jax.jit(compute).lower(hidden, table, small).compile()
     monkeypatch.setattr(memory, "compile_step", lambda sizes: whole)
     figures = memory.measure_largest(Sizes(vocab_size=VOCABULARY, length=LENGTH))
     assert figures["largest_elements"] == figures["limit_elements"]

@@ -4,7 +4,6 @@ import time
 
 import compile_time
 import jax
-import pytest
 from figures import TINY, figures_of
 
 from famjax.training.program import Program
@@ -16,7 +15,7 @@ def test_figures(capsys, monkeypatch):
 
     def compile_step(program, length):
         compiled.append((program.job.model.num_layers, length))
-        time.sleep(0.05 * program.job.model.num_layers)
+        time.sleep(0.2 * program.job.model.num_layers)
 
     monkeypatch.setattr(Program, "compile_step", compile_step)
     arguments = [*TINY, "--rounds=2", "--layers", "1", "3", "--blocks", "1", "5"]
@@ -24,7 +23,6 @@ def test_figures(capsys, monkeypatch):
     assert compiled == [(1, 16), *[(1, 16), (3, 16)] * 2, *[(1, 8), (1, 40)] * 2]
     assert (layers["over"], layers["sizes"], layers["met"]) == ("layers", [1, 3], False)
     assert (blocks["over"], blocks["sizes"], blocks["met"]) == ("blocks", [1, 5], True)
-    assert layers["ratio"] == pytest.approx(3, rel=0.3)
     for line in (layers, blocks):
         assert line["benchmark"] == "compile_time"
         assert line["target"] == 1.3
@@ -36,7 +34,6 @@ def test_every_compilation_is_a_cold_one(monkeypatch):
     traced = []
     jitted = jax.jit(traced.append)
     monkeypatch.setattr(Program, "compile_step", lambda program, length: jitted(1.0))
-    compile_anew = compile_time.compile_step(compile_time.DEFAULTS)
-    compile_anew()
-    compile_anew()
-    assert len(traced) == 2
+    sizes = compile_time.DEFAULTS
+    compile_time.measure("layers", {1: sizes, 2: sizes}, rounds=2)
+    assert len(traced) == 4
