@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from famjax.data.config import DataConfig
-from famjax.data.task_config import AssociativeRecall, Documents, Mixture
+from famjax.data.task_config import AssociativeRecall, Documents, Mixture, TaskConfig
 from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.training.config import (
     AdamW,
@@ -51,7 +51,7 @@ def write_documents(folder: pathlib.Path) -> str:
 
 def make_data(paths: str, **changes: Any) -> DataConfig:
     """Documents and questions, shuffled, in examples of 32 tokens."""
-    tasks = {
+    tasks: dict[str, TaskConfig] = {
         "text": Documents(paths=(paths,), validation_fraction=0.5),
         "recall": AssociativeRecall(num_pairs=1, key_letters=1, value_digits=1, validation_examples=BATCH),
         "both": Mixture(rates={"text": 1.0, "recall": 1.0}),

@@ -37,19 +37,19 @@ class Progress:
       step: steps made.
       loss: of the last step.
       accuracy: of the last step.
-      exact_match: of the last step, where examples have answers.
       tokens_per_second: of the whole job.
       steps_per_second: from which the time left is computed.
       length: tokens of an example, where it changes over the run.
+      exact_match: of the last step, where examples have answers.
     """
 
     step: int
     loss: float | None = None
     accuracy: float | None = None
-    exact_match: float | None = None
     tokens_per_second: float | None = None
     steps_per_second: float | None = None
     length: int | None = None
+    exact_match: float | None = None
 
     def seconds_left(self, total_steps: int) -> float | None:
         """Until `total_steps`, at the present rate."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
@@ -17,6 +16,7 @@ from famjax.data.feeding import open_batches, open_vocabulary
 from famjax.errors import CheckpointError, DataError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.training.checkpoint_files import absolute_path
 from famjax.training.checkpoints import Checkpointer
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
@@ -106,7 +106,7 @@ def _is_evaluated(job: TrainJob, step: int) -> bool:
     if job.eval_data is None:
         return False
     metric = f"{job.eval_data.split}/loss"
-    entries = map(json.loads, (epath.Path(job.model_dir) / LOG_NAME).read_text(encoding="utf-8").splitlines())
+    entries = map(json.loads, (absolute_path(job.model_dir) / LOG_NAME).read_text(encoding="utf-8").splitlines())
     return any(entry["step"] == step and metric in entry for entry in entries)
 
 

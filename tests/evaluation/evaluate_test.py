@@ -43,7 +43,7 @@ def test_results_are_written_as_returned(job, results):
     for result in results:
         assert result["checkpoint"].endswith("/run/checkpoint_7")
         assert (result["step"], result["task"], result["split"]) == (7, "recall", "validation")
-        assert result["examples"] == BATCH
+        assert (result["examples"], result["targets"]) == (BATCH, BATCH), "one digit in each is asked for"
         assert 4 < result["loss"] < 8, "an untrained model of 259 ids"
         assert 0 <= result["exact_match"] <= 1
 
@@ -124,12 +124,15 @@ def test_a_signal_keeps_what_is_written(job, monkeypatch):
     real = module._evaluate_length
 
     def evaluate_length(job, model, params, length, stop):
-        if length == 20:
-            return finished
+        return finished if length == 20 else real(job, model, params, length, stop)
+
+    def batches(*arguments):
         signal.raise_signal(signal.SIGTERM)
-        return real(job, model, params, length, stop)
+        yield {}
 
     monkeypatch.setattr(module, "_evaluate_length", evaluate_length)
+    monkeypatch.setattr(module, "compile_evaluation", lambda *arguments, **settings: None)
+    monkeypatch.setattr(module, "device_batches", batches)
     output_dir = job.output_dir + "/stopped"
     with pytest.raises(Stopped) as error:
         evaluate(dataclasses.replace(job, lengths=(20, 32), output_dir=output_dir))

@@ -1,5 +1,7 @@
 """Attention and its mask against loops."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,8 @@ def draw(kv_heads: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     k, v = random.normal(size=(2, B, X, kv_heads, WIDTH))
     mask = random.random((B, S, X)) < 0.5
     mask[:, :, 0] = True
-    return *(jnp.asarray(array, jnp.float32) for array in (q, k, v)), jnp.asarray(mask)
+    as_float32 = functools.partial(jnp.asarray, dtype=jnp.float32)
+    return as_float32(q), as_float32(k), as_float32(v), jnp.asarray(mask)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

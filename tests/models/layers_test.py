@@ -33,14 +33,16 @@ def test_norm():
 
 
 def test_norm_counts_in_float32():
-    """Guards against a mean square in bfloat16, which loses small activations beside large ones."""
-    x = jnp.asarray([[1.0] * 255 + [16.0]], jnp.bfloat16)
+    """Guards against a mean square, or a quotient, in bfloat16: the result is the exact one, rounded once."""
+    x = normal(64, 48).astype(jnp.bfloat16)
     norm = RMSNorm(0.0, BFLOAT)
     params = initialized(norm, x)
     assert params["scale"].dtype == FLOAT
     actual = norm.apply({"params": params}, x)
     assert actual.dtype == BFLOAT
-    assert_close(actual[0, 0], jnp.bfloat16(1 / np.sqrt((255 + 256) / 256)), FLOAT32)
+    exact = np.asarray(x, np.float64)
+    exact = exact / np.sqrt(np.mean(exact**2, axis=-1, keepdims=True))
+    np.testing.assert_array_equal(actual, exact.astype(BFLOAT))
 
 
 @pytest.mark.parametrize(("shape", "num_inputs"), [((8, 3, 4), 1), ((3, 4, 8), 2), ((8, 8), 1)])
@@ -53,12 +55,15 @@ def test_projection(shape, num_inputs):
     assert actual.shape == (2, 5, *shape[num_inputs:])
 
 
-def test_projection_starts_with_variance_one():
+@pytest.mark.parametrize(
+    ("shape", "num_inputs", "scale", "expected"),
+    [((64, 16, 32), 1, 1.0, 64**-0.5), ((16, 32, 64), 2, 1.0, 512**-0.5), ((16, 32, 64), 2, 0.25, 0.25 * 512**-0.5)],
+)
+def test_projection_starts_with_variance_one(shape, num_inputs, scale, expected):
     """Guards against activations that grow or vanish with the width: the variance counts the inputs alone."""
-    for shape, num_inputs, inputs in (((64, 16, 32), 1, 64), ((16, 32, 64), 2, 512)):
-        module = Projection(shape, ("embed", "heads", "head_dim"), num_inputs, FLOAT)
-        kernel = initialized(module, jnp.zeros((1, *shape[:num_inputs])))["kernel"]
-        assert float(jnp.std(kernel)) == pytest.approx(inputs**-0.5, rel=0.02)
+    module = Projection(shape, ("embed", "heads", "head_dim"), num_inputs, FLOAT, scale)
+    kernel = initialized(module, jnp.zeros((1, *shape[:num_inputs])))["kernel"]
+    assert float(jnp.std(kernel)) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu"])

@@ -44,8 +44,10 @@ SHARDED = Tolerance(3e-4, 3e-5)
 
 def make_job(name: str, model_parallelism: int = 1) -> TrainJob:
     """Everything on: accumulation, dropout, offsets, state passing; vocabulary and MLP divide over four devices."""
-    memory = MemoryConfig(block_size=4, num_segments=1, fam_length=0 if name.startswith("bswa") else 3)
-    model = dataclasses.replace(MODEL, vocab_size=16, num_layers=2, num_heads=4, memory=memory, **MODELS[name])
+    has_fam = name.startswith("fam")
+    memory = MemoryConfig(block_size=4, num_segments=1, fam_length=3 if has_fam else 0)
+    heads = MODELS[name]["num_kv_heads"]
+    model = dataclasses.replace(MODEL, vocab_size=16, num_layers=2, num_heads=4, num_kv_heads=heads, memory=memory)
     # Adam divides by the gradient's size: a large epsilon keeps a rounding of a tiny gradient a rounding.
     optimizer = AdamW(schedule=Schedule(peak=0.1), epsilon=1.0)
     return TrainJob(
@@ -56,7 +58,7 @@ def make_job(name: str, model_parallelism: int = 1) -> TrainJob:
         total_steps=1,
         num_microbatches=2,
         loss=LossConfig(z_loss=1e-2, chunk_size=50),
-        state_passing=StatePassing(probability=1.0),
+        state_passing=StatePassing(probability=1.0 if has_fam else 0.0),
         mesh=MeshConfig(model_parallelism=model_parallelism),
     )
 

@@ -16,14 +16,13 @@ SHAPE = (MODEL.num_layers, MODEL.memory.fam_length, MODEL.emb_dim)
 SAVED = PassedFam(fam=jnp.arange(np.prod(SHAPE), dtype=jnp.float32).reshape(SHAPE), exists=jnp.array(True))
 
 
-def make_state(fam: jax.Array) -> State:
-    """A state of rows that have read nothing, with this FAM [L, B, F, D]."""
+def make_state(fam: jax.Array, first_is_initial: bool = True) -> State:
+    """A state with this FAM [L, B, F, D], in which only the first row may have written a block."""
     rows = fam.shape[1]
     zeros = jnp.zeros(rows, jnp.int32)
+    is_initial = jnp.ones(rows, bool).at[0].set(first_is_initial)
     layers = LayerState(fam=fam, cache=None)
-    return State(
-        layers=layers, num_tokens=zeros, position_offset=zeros, fam_is_initial=jnp.ones(rows, bool), aligned=True
-    )
+    return State(layers=layers, num_tokens=zeros, position_offset=zeros, fam_is_initial=is_initial, aligned=True)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +68,10 @@ def test_start_from(is_passed):
 def test_keeps_the_first_row_without_gradient():
     """Guards against another row's FAM, and against a gradient into the step before."""
     fam = jnp.arange(float(SHAPE[0] * 3 * SHAPE[1] * SHAPE[2])).reshape(SHAPE[0], 3, *SHAPE[1:])
-    kept = keep_fam(make_state(fam))
+    kept = keep_fam(make_state(fam, first_is_initial=False))
     np.testing.assert_array_equal(kept.fam, fam[:, 0])
     assert kept.exists
+    assert not keep_fam(make_state(fam)).exists, "the initial FAM carries no context"
     assert not jax.grad(lambda fam: jnp.sum(keep_fam(make_state(fam)).fam))(fam).any()
 
     def passed(saved):
