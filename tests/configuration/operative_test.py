@@ -7,7 +7,7 @@ from famjax.configuration import operative
 from famjax.configuration.loading import load
 from famjax.training.config import TrainJob
 
-FILES = ("runs/finetune.gin", "models/tiny.gin", "memory/bswa.gin")
+FILES = ("runs/finetune.gin", "models/tiny.gin", "memory/fam.gin")
 FLAGS = (
     ("MODEL_DIR", "'/tmp/it\\'s a run'"),
     ("INITIAL_CHECKPOINT_PATH", "'/tmp/before'"),
