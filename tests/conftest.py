@@ -20,6 +20,9 @@ FLAGS = (
 )
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# Threads of XLA's pool. A device that waits in an all-reduce holds one, and independent all-reduces may come in another
+# order on another device: with one thread a device, that is a deadlock now and then.
+os.environ["NPROC"] = str(4 * NUM_DEVICES)
 
 # Installed for the whole session: modules of famjax that are imported from here on check their annotations.
 install_import_hook("famjax", "typechecking.check")

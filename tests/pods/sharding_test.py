@@ -106,7 +106,7 @@ def test_step_equals_that_of_one_device(name, model_parallelism):
     assert_close(metrics, expected_metrics, FLOAT32_GRADIENT, "metrics")
     assert_close(new_state.opt_state, expected.opt_state, SHARDED, "moments of the gradient")
     assert_close(new_state, expected, SHARDED, "state")
-    assert metrics["state_passed"]
+    assert metrics["state_passed"] == name.startswith("fam")
     assert np.abs(expected.params["embedding"]["table"] - state.params["embedding"]["table"]).max() > 1e-4
 
 
