@@ -104,7 +104,8 @@ def _run(arguments: Arguments) -> None:
 
 
 def run() -> None:
-    """The console command."""
+    """The console command. Like `python -m`, it finds modules in the working directory (MIXTURE_OR_TASK_MODULE)."""
+    sys.path.insert(0, "")
     sys.exit(main(sys.argv[1:]))
 
 

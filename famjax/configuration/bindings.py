@@ -113,6 +113,7 @@ class _Reader:
         self._search_paths = search_paths
         self._files_read: set[Path] = set()
         self._macros_used: dict[str, Origin] = {REQUIRED.name: Origin("gin", is_flag=False)}
+        self._macros_declared: set[str] = set()
 
     def read_file(self, name: str, asked_by: str) -> None:
         try:
@@ -130,13 +131,16 @@ class _Reader:
             self.problems.append(str(error))
 
     def check_macros(self) -> None:
-        """A macro that is set but that nothing refers to has no effect: it is misspelled, or belongs to other files."""
+        """A macro that is set but that nothing refers to has no effect: it is misspelled, or belongs to other files.
+
+        One that a file declares as required is neither: the file that refers to it is what is missing.
+        """
         for name, binding in self.bindings.macros.items():
             if name in self._macros_used:
                 continue
             if binding.value == REQUIRED:
                 self.bindings.awaited[name] = binding.origin
-            else:
+            elif name not in self._macros_declared:
                 problem = f"{binding.origin}: nothing in the gin files uses the macro {name}."
                 self.problems.append(problem + self._nearest_setting(name))
 
@@ -170,8 +174,9 @@ class _Reader:
 
     def _bind_macro(self, statement: Statement) -> None:
         self._check_value(statement)
-        is_declaration = statement.value == REQUIRED and statement.name in self.bindings.macros
-        if not is_declaration:
+        if statement.value == REQUIRED:
+            self._macros_declared.add(statement.name)
+        if statement.value != REQUIRED or statement.name not in self.bindings.macros:
             self.bindings.macros[statement.name] = Binding(statement.value, statement.origin)
 
     def _bind_parameter(self, statement: Statement) -> None:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from famjax.configuration.job_checks import check_vocabulary
 from famjax.configuration.loading import Configuration
 from famjax.configuration.resolving import Node, nodes_of
-from famjax.evaluation.config import CompareJob
+from famjax.evaluation.config import CompareJob, EvalJob
 from famjax.models.config import TransformerConfig
 from famjax.training.config import TrainJob
 
@@ -14,7 +15,11 @@ _MAX_VALUE_WIDTH = 48
 
 
 def describe_run(configuration: Configuration) -> str:
-    """Returns every setting with its source, the parameter count and the shapes of the batches."""
+    """Returns every setting with its source, the parameter count and the shapes of the batches.
+
+    Raises:
+      ConfigError: what a run would refuse on any machine: task, vocabulary, patterns of parameters.
+    """
     job = configuration.job
     sections = _without_repetition(_sections(configuration.root, ""))
     widths = [max((len(row[column]) for _, rows in sections for row in rows), default=0) for column in (0, 1)]
@@ -27,7 +32,27 @@ def describe_run(configuration: Configuration) -> str:
         ]
     if isinstance(job, CompareJob):
         return "\n".join(lines)
+    _check(job)
     return "\n".join([*lines, _describe_parameters(job.model), "", _describe_batches(job), ""])
+
+
+def _check(job: TrainJob | EvalJob) -> None:
+    """Makes the checks that need jax or seqio, and neither devices nor documents."""
+    from famjax.data.feeding import open_vocabulary
+
+    eval_data = job.eval_data if isinstance(job, TrainJob) else None
+    for data in (job.data, eval_data):
+        if data is not None:
+            vocab_size = open_vocabulary(data).vocab_size
+            if job.model is not None:
+                check_vocabulary(job.model, vocab_size)
+    if isinstance(job, TrainJob):
+        from flax.traverse_util import unflatten_dict
+
+        from famjax.models.transformer import parameter_shapes
+        from famjax.training.optimizers import make_optimizer
+
+        make_optimizer(job.optimizer, unflatten_dict(parameter_shapes(job.model), sep="/"))
 
 
 Row = tuple[str, str, str]

@@ -49,15 +49,16 @@ class DataConfig:
 
     Attributes:
       mixture_or_task_name: a famjax task, or any mixture or task of the seqio registry.
-      task_feature_lengths: tokens an example, by feature ("targets", and "inputs" where a seqio task has them); a batch
-        is as long as their sum.
+      task_feature_lengths: tokens an example, by feature ("targets", and "inputs" where a seqio task has them; famjax
+        tasks have targets only); a batch is as long as their sum.
       batch_size: examples in the global batch [B].
       split: "train", "validation", or any split that a seqio task has.
       shuffle: whether examples come in an order drawn from `seed`.
       seed: of the shuffling, the mixing and whatever a task draws.
       vocabulary: what famjax tasks are encoded with (a seqio task brings its own).
       tasks: settings of further famjax tasks by name; they come before the built-in tasks of the same names.
-      prefetch: batches made ahead, in the background; 0 makes each when it is asked for.
+      prefetch: batches that a famjax task makes ahead, in the background; 0 makes each when it is asked for. (seqio
+        prefetches by itself.)
       use_cached: take a seqio task's cached examples.
       module: a Python module imported first, which may register seqio tasks (t5x's MIXTURE_OR_TASK_MODULE).
     """
@@ -98,6 +99,14 @@ class DataConfig:
     def length(self) -> int:
         """Tokens of an example in a batch [T]."""
         return sum(self.task_feature_lengths.values())
+
+
+def require_end(data: DataConfig, steps: int | None, setting: str) -> None:
+    """Checks that an evaluation ends: after so many batches, or with its split."""
+    if steps is None and data.split == "train":
+        raise ConfigError(
+            f"{setting} is None, which reads to the end of the split, and 'train' has none; set --gin.EVAL_STEPS."
+        )
 
 
 TASK_CONFIGURABLES = (Documents, PassKey, PassKeyDocuments, AssociativeRecall, Mixture)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from famjax.data.task_config import TaskConfig
 from famjax.data.vocabularies import Vocabulary
+from famjax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +86,26 @@ class Reading:
         """The random numbers of example `index`."""
         return np.random.default_rng((*self.key, index))
 
-    def draw_length(self, random: np.random.Generator, least: int, default: int | None) -> int:
+    def draw_length(self, random: np.random.Generator, least: int, default: int | None, multiple: int) -> int:
         """Draws an example's length.
 
         Args:
           random: draws.
           least: below this there can be no example of the task.
           default: the task's own shortest length, where the reader asks for none; None: the longest.
+          multiple: what the length is a multiple of.
 
         Returns:
-          Uniform from the shortest, but at least `least`, to the longest.
+          Uniform over the multiples from the shortest, but at least `least`, to the longest.
+
+        Raises:
+          ConfigError: there is no such multiple.
         """
         shortest = self.shortest if self.shortest is not None else (default or self.longest)
         low = min(max(shortest, least), self.longest)
-        return int(random.integers(low, self.longest + 1))
+        first, last = -(-low // multiple), self.longest // multiple
+        if first > last:
+            raise ConfigError(
+                f"{self.name}: no multiple of {multiple} (length_multiple) lies in the lengths {low} to {self.longest}."
+            )
+        return multiple * int(random.integers(first, last + 1))

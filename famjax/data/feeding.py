@@ -38,9 +38,8 @@ def open_batches(
       ConfigError: no such task or split, or settings that do not fit together.
       DataError: files that cannot be read as the settings say.
     """
-    _import_module(config)
     rows = Rows(config.batch_size, process_index, process_count)
-    if not registry.is_task(config.mixture_or_task_name, config.tasks):
+    if not _is_own_task(config):
         from famjax.data.seqio_feeding import open_seqio_batches
 
         return open_seqio_batches(config, lengths, rows, state)
@@ -66,19 +65,31 @@ def open_vocabulary(config: DataConfig) -> Vocabulary:
     """Opens the vocabulary that batches are encoded with: a seqio task's own, otherwise `config.vocabulary`.
 
     Raises:
-      ConfigError: no such task; a special token that the vocabulary lacks.
+      ConfigError: no such task, or not such features; a special token that the vocabulary lacks.
       DataError: a missing or wrong file.
     """
-    _import_module(config)
-    if registry.is_task(config.mixture_or_task_name, config.tasks):
+    if _is_own_task(config):
         return make_vocabulary(config.vocabulary)
     from famjax.data.seqio_feeding import seqio_vocabulary
 
     return seqio_vocabulary(config)
 
 
+def _is_own_task(config: DataConfig) -> bool:
+    """Whether famjax makes the examples; otherwise seqio does, where the user's module may have registered the task."""
+    _import_module(config)
+    if not registry.is_task(config.mixture_or_task_name, config.tasks):
+        return False
+    if list(config.task_feature_lengths) != ["targets"]:
+        raise ConfigError(
+            f"DataConfig.task_feature_lengths = {dict(config.task_feature_lengths)}; the task "
+            f"{config.mixture_or_task_name!r} has the feature 'targets' only, as "
+            "--gin.TASK_FEATURE_LENGTHS=\"{'targets': 2048}\"."
+        )
+    return True
+
+
 def _import_module(config: DataConfig) -> None:
-    """Imports the user's module, which may register seqio tasks."""
     if config.module is None:
         return
     try:

@@ -135,7 +135,7 @@ class KeyExamples:
         key = "".join(map(str, random.integers(0, 10, config.digits)))
         sentence, question, num_answers = self._pieces(key)
         least = len(self._introduction) + len(sentence) + len(question)
-        length = self._reading.draw_length(random, least, config.min_length) - least
+        length = self._reading.draw_length(random, least, config.min_length, config.length_multiple) - least
         before = int(random.integers(length + 1)) if config.depth is None else round(config.depth * length)
         filler = self._filler(random, index, length)
         pieces = [self._introduction, filler[:before], sentence, filler[before:], question]

@@ -68,7 +68,7 @@ class RecallExamples:
         """See `famjax.data.examples.Examples`."""
         config = self._config
         random = self._reading.random(index)
-        length = self._reading.draw_length(random, self._least, config.min_length)
+        length = self._reading.draw_length(random, self._least, config.min_length, config.length_multiple)
         pairs = self._draw_pairs(random, config.num_pairs or math.ceil(length / self._pair_tokens))
         ends = np.cumsum([len(ids) for ids in reversed(pairs.ids)])
         for key in random.permutation(list(pairs.values)):

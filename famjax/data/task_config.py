@@ -70,6 +70,8 @@ class KeyTask:
       introduction: whether the example starts with the sentences that announce the key.
       min_length: the shortest example, where whoever reads the task asks for no range (a curriculum does): lengths are
         drawn from here to the longest. None: all are as long as the longest.
+      length_multiple: lengths are multiples of so many tokens. With a model's block size, the question and its answer
+        always lie in one block.
       prompt_weight: loss weight of the tokens before the answer, whose own weight is 1.
       validation_examples: size of the validation split. The training split has no end.
     """
@@ -78,13 +80,14 @@ class KeyTask:
     digits: int = 5
     introduction: bool = True
     min_length: int | None = None
+    length_multiple: int = 1
     prompt_weight: float = 0.0
     validation_examples: int = 256
 
     def __post_init__(self) -> None:
         if self.depth is not None:
             require_fraction(self, "depth")
-        require_at_least(self, 1, "digits", "min_length", "validation_examples")
+        require_at_least(self, 1, "digits", "min_length", "length_multiple", "validation_examples")
         require_at_least(self, 0.0, "prompt_weight")
 
 
@@ -120,6 +123,7 @@ class AssociativeRecall:
       key_letters: of each key.
       value_digits: of each value.
       min_length: see `KeyTask`.
+      length_multiple: see `KeyTask`.
       prompt_weight: see `KeyTask`.
       validation_examples: see `KeyTask`.
     """
@@ -129,12 +133,15 @@ class AssociativeRecall:
     key_letters: int = 3
     value_digits: int = 3
     min_length: int | None = None
+    length_multiple: int = 1
     prompt_weight: float = 0.0
     validation_examples: int = 256
 
     def __post_init__(self) -> None:
         require_fraction(self, "replaced_fraction")
-        require_at_least(self, 1, "num_pairs", "key_letters", "value_digits", "min_length", "validation_examples")
+        require_at_least(
+            self, 1, "num_pairs", "key_letters", "value_digits", "min_length", "length_multiple", "validation_examples"
+        )
         require_at_least(self, 0.0, "prompt_weight")
 
 

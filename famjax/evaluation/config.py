@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from famjax.data.config import DataConfig
+from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
@@ -39,6 +39,7 @@ class EvalJob:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "steps", "position_buckets")
+        require_end(self.data, self.steps, "EvalJob.steps")
         if any(length < 1 for length in self.lengths):
             raise ConfigError(f"EvalJob.lengths = {self.lengths}; allowed: 1 or more each.")
 

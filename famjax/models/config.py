@@ -28,7 +28,7 @@ class MemoryConfig:
         or "prefix", one learned FAM for each layer (the paper's ablation "FAM + Prefix").
       fam_position: positions of FAM: "block_end", the last F tokens before the block (the paper), or the ablations
         "between_blocks" (fractions between the last token of a block and the first of the next) and "zero".
-      stop_gradient: for the ablation only: no gradient flows through segments and FAM.
+      stop_gradient: for the ablation only: no gradient flows through segments and FAM (to the FAM prompt it does).
     """
 
     block_size: int

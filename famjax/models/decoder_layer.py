@@ -53,14 +53,13 @@ class Diagnostics:
 
     Attributes:
       fam_norm: root mean square of the FAM that a block writes, mean over rows and blocks.
-      fam_update: root mean square of its change over that of itself.
-      fam_drift: mean square of its change, the first update of a text left out: what a memory that only keeps has as 0.
+      fam_update: mean square of its change over that of itself, the first update of a text (which has no residual) left
+        out: 0 of a memory that only keeps.
       fam_attention: share of the tokens' attention that goes to FAM, mean over tokens and heads.
     """
 
     fam_norm: Leaf
     fam_update: Leaf
-    fam_drift: Leaf
     fam_attention: Leaf
 
 
@@ -73,14 +72,12 @@ class Written:
       fam: what is left at the end [B, F, D].
       norm: see `Diagnostics.fam_norm`.
       update: see `Diagnostics.fam_update`.
-      drift: see `Diagnostics.fam_drift`.
     """
 
     entering: KeyValues
     fam: Leaf
     norm: Leaf
     update: Leaf
-    drift: Leaf
 
 
 class Attention(nn.Module):
@@ -146,7 +143,7 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.attention.out(attended))
         x = self.feed_forward(x)
         new_state = LayerState(fam=written.fam, cache=advance_cache(blocks, state.cache, layout, memory))
-        return x, (new_state, Diagnostics(written.norm, written.update, written.drift, fam_attention))
+        return x, (new_state, Diagnostics(written.norm, written.update, fam_attention))
 
     def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
         """Carries the FAM prompt through the layer, where it attends, fully, to itself only (spec: The first block).
@@ -171,7 +168,8 @@ class DecoderLayer(nn.Module):
         def step(layer: "DecoderLayer", carry: tuple[Fam, Flags], piece: Any) -> tuple[Any, Any]:
             fam, is_initial = carry
             if layer.config.memory.stop_gradient:
-                fam = jax.lax.stop_gradient(fam)
+                # The initial FAM is the prompt's: it is trained in the ablation too.
+                fam = jnp.where(is_initial[:, None, None], fam, jax.lax.stop_gradient(fam))
             block, rotation, full = piece
             queries, own = layer.attention(layer.attention_norm(fam), rotation)
             keys = jnp.concatenate([own.keys, block.keys], axis=1)
@@ -181,7 +179,9 @@ class DecoderLayer(nn.Module):
             residual = jnp.where(is_initial[:, None, None], 0.0, fam)
             new_fam = layer.feed_forward(residual + update)
             new_fam = jnp.where(full[:, None, None], new_fam, fam)
-            sizes = (_mean_square(new_fam), _mean_square(new_fam - fam), full & ~is_initial)
+            square = _mean_square(new_fam)
+            change = _mean_square(new_fam - fam) / jnp.maximum(square, 1e-30)
+            sizes = (square, change, full & ~is_initial)
             return (new_fam, is_initial & ~full), (own, sizes)
 
         scan = nn.scan(
@@ -193,12 +193,10 @@ class DecoderLayer(nn.Module):
         )
         full = context.layout.full
         pieces = (blocks, context.fam_rotation, full)
-        (fam, _), (entering, (mean_square, change, is_later)) = scan(self, (fam, context.fam_is_initial), pieces)
-        count = jnp.maximum(jnp.sum(full), 1)
-        norm = jnp.sum(jnp.where(full, jnp.sqrt(mean_square), 0)) / count
-        update = jnp.sum(jnp.where(full, jnp.sqrt(change / jnp.maximum(mean_square, 1e-30)), 0)) / count
-        drift = jnp.sum(jnp.where(is_later, change, 0)) / jnp.maximum(jnp.sum(is_later), 1)
-        return Written(entering=entering, fam=fam, norm=norm, update=update, drift=drift)
+        (fam, _), (entering, (square, change, is_later)) = scan(self, (fam, context.fam_is_initial), pieces)
+        norm = jnp.sum(jnp.where(full, jnp.sqrt(square), 0)) / jnp.maximum(jnp.sum(full), 1)
+        update = jnp.sum(jnp.where(is_later, change, 0)) / jnp.maximum(jnp.sum(is_later), 1)
+        return Written(entering=entering, fam=fam, norm=norm, update=update)
 
     def read(
         self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext

@@ -19,8 +19,9 @@ _STAGE = "curriculum_stage"
 class TrainingFeed:
     """The training data of a run, on the devices, and its place for the checkpoint.
 
-    Each stage of the curriculum reads the same stream, in its own range of lengths: the count of examples goes on, so
-    none is repeated or lost where the stage changes.
+    Each stage of the curriculum reads the same stream in its own range of lengths, and the count of examples goes on.
+    Tasks that make their examples repeat none where the stage changes; `documents` cuts its corpus anew, into windows
+    of the new length, and the new order may bring text again that a shorter window has shown.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch, check_vocabulary
+from famjax.data.config import DataConfig
 from famjax.data.feeding import open_batches, open_vocabulary
 from famjax.errors import CheckpointError, DataError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
@@ -65,18 +66,23 @@ def train(job: TrainJob) -> None:
 
 
 def _check_data(job: TrainJob) -> None:
-    """Opens what is read only after many steps: a run must not fail at its first evaluation."""
-    check_vocabulary(job.model, open_vocabulary(job.data).vocab_size)
-    if job.eval_data is None:
-        return
-    check_vocabulary(job.model, open_vocabulary(job.eval_data).vocab_size)
-    batches = open_batches(job.eval_data, process_index=jax.process_index(), process_count=jax.process_count())
+    """Reads a batch of what is trained on in each stage and of what is evaluated, before anything is compiled."""
+    stages: list[tuple[int, int] | None] = [(stage.min_length, stage.max_length) for stage in job.curriculum.parsed]
+    for lengths in stages or [None]:
+        _check_batches(job, job.data, lengths, "train on")
+    if job.eval_data is not None:
+        without = "; set TrainJob.eval_data = None to train without evaluation"
+        _check_batches(job, job.eval_data, None, "evaluate on", without)
+
+
+def _check_batches(
+    job: TrainJob, data: DataConfig, lengths: tuple[int, int] | None, purpose: str, remedy: str = ""
+) -> None:
+    check_vocabulary(job.model, open_vocabulary(data).vocab_size)
+    batches = open_batches(data, lengths, process_index=jax.process_index(), process_count=jax.process_count())
     try:
         if next(batches, None) is None:
-            raise DataError(
-                f"{job.eval_data.mixture_or_task_name}, split {job.eval_data.split!r}, has no example to evaluate on; "
-                "set TrainJob.eval_data = None to train without evaluation."
-            )
+            raise DataError(f"{data.mixture_or_task_name}, split {data.split!r}, has no example to {purpose}{remedy}.")
     finally:
         batches.close()
 

@@ -1,8 +1,9 @@
-"""Learning rates over steps."""
+"""What changes over steps: learning rates, and what begins later."""
 
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from famjax.training.config import Schedule
 
@@ -22,6 +23,16 @@ def make_schedule(config: Schedule) -> optax.Schedule:
     """
     warmup = optax.linear_schedule(0.0, config.peak, config.warmup_steps)
     return optax.join_schedules([warmup, _decay(config)], [config.warmup_steps])
+
+
+def ramp(step: Int[Array, ""], start_step: int, ramp_steps: int) -> Float[Array, ""]:
+    """The share of its full value that something which begins later has at a step.
+
+    Returns:
+      0 before `start_step`, then a line over `ramp_steps` steps up to 1.
+    """
+    since_start = (step - start_step).astype(jnp.float32)
+    return jnp.where(since_start >= 0, jnp.clip((since_start + 1) / max(ramp_steps, 1), 0.0, 1.0), 0.0)
 
 
 def _decay(config: Schedule) -> optax.Schedule:

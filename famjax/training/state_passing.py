@@ -12,6 +12,7 @@ from famjax.models.dims import Leaf
 from famjax.models.memory import State
 from famjax.models.transformer import broadcast_fam
 from famjax.training.config import StatePassing
+from famjax.training.schedules import ramp
 
 
 @struct.dataclass
@@ -43,9 +44,7 @@ def keep_fam(state: State) -> PassedFam:
 
 def draw(config: StatePassing, passed: PassedFam, step: Int[Array, ""], key: jax.Array) -> Bool[Array, ""]:
     """Decides, once for the whole step, whether it starts from the passed FAM."""
-    since_start = (step - config.start_step).astype(jnp.float32)
-    ramp = jnp.clip((since_start + 1) / max(config.ramp_steps, 1), 0.0, 1.0)
-    probability = jnp.where(since_start >= 0, config.probability * ramp, 0.0)
+    probability = config.probability * ramp(step, config.start_step, config.ramp_steps)
     return passed.exists & jax.random.bernoulli(key, probability)
 
 

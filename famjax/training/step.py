@@ -18,7 +18,7 @@ from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
 from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
 from famjax.training.optimizers import frozen_parameters
-from famjax.training.schedules import make_schedule
+from famjax.training.schedules import make_schedule, ramp
 from famjax.training.state import TrainState
 from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
 
@@ -59,12 +59,14 @@ def train_step(
     """
     passing_key, example_key = jax.random.split(step_key(state))
     is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
+    retention = job.retention
+    retention_weight = retention.weight * ramp(state.step, retention.start_step, retention.ramp_steps)
 
     def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], Scored]:
         params = _stop_frozen(job, params)
         scored = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
-        sums, drift = scored.sums, jnp.mean(scored.diagnostics.fam_drift)
-        return sums.loss + job.loss.z_loss * sums.z_loss + job.loss.fam_drift * drift * sums.weight, scored
+        sums, change = scored.sums, jnp.mean(scored.diagnostics.fam_update)
+        return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * change * sums.weight, scored
 
     gradients, scored = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
     sums = scored.sums

@@ -35,7 +35,7 @@ def test_scoped_settings_are_shown_under_the_name_that_sets_them(printed):
 
 def test_parameters_are_counted_by_formula(printed):
     """The count decides whether a model fits."""
-    embedding = 259 * 128
+    embedding = 264 * 128
     layer = 2 * 128 + 4 * 128 * 128 + 3 * 128 * 384
     rest = 3 * layer + 128 + 8 * 128
     assert f"Parameters: {embedding + rest:,} = {embedding:,} of the embedding + {rest:,} of the rest" in printed
@@ -61,3 +61,22 @@ def test_evaluation_shows_its_lengths(capsys):
     assert outcome.code == 0
     assert "those of the checkpoint" in outcome.stdout
     assert "T = 64, 128" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--gin.MIXTURE_OR_TASK_NAME='pasky'"], "pasky"),
+        (["--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}"], "has the feature 'targets' only"),
+        (["--gin.TransformerConfig.vocab_size=100"], "smaller than the task's vocabulary of 259"),
+        (["--gin.AdamW.freeze=('layers/atention/.*',)"], "matches no parameter"),
+        (["--gin.EVAL_STEPS=None", "--gin.eval/DataConfig.split='train'"], "set --gin.EVAL_STEPS"),
+    ],
+    ids=["task", "features", "vocabulary", "pattern", "endless"],
+)
+def test_what_a_run_would_refuse_is_refused(capsys, flags, said):
+    """A dry run that passes and a run that then fails at its start: what was it for?"""
+    outcome = invoke(capsys, [*COMPLETE, *flags, "--dry_run"])
+    assert outcome.code == 2
+    assert said in outcome.stderr
+    assert "Traceback" not in outcome.stderr

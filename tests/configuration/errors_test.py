@@ -117,6 +117,14 @@ def test_all_missing_settings_are_told_at_once(capsys):
     assert "memory/fam.gin" in outcome.stderr
 
 
+def test_forgotten_model_file_is_what_is_missing(capsys):
+    """MEMORY is used by the model's file: without that, its macro looks as if nothing had a use for it."""
+    outcome = invoke(capsys, ["--gin_file=runs/pretrain.gin", "--gin_file=memory/fam.gin", *REQUIRED_FLAGS])
+    assert outcome.code == 2
+    assert "--gin.MODEL=" in outcome.stderr
+    assert "MEMORY" not in outcome.stderr
+
+
 def test_missing_field_without_a_macro(capsys, tmp_path):
     """A required field that no gin file mentions is missing too, under its own name."""
     file = tmp_path / "bare.gin"

@@ -53,7 +53,7 @@ def test_the_evaluation_batch_is_checked_too(job):
 def test_an_evaluation_job_is_checked(job):
     """Jobs other than training have no microbatches."""
     with pytest.raises(ConfigError, match=r"\(data\)"):
-        check_batch(EvalJob(checkpoint="a", data=job.data, output_dir="b"), num_data_shards=16)
+        check_batch(EvalJob(checkpoint="a", data=job.data, output_dir="b", steps=1), num_data_shards=16)
 
 
 def test_a_vocabulary_larger_than_the_table_is_told(job):

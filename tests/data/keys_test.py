@@ -60,6 +60,14 @@ def test_lengths_are_drawn_over_the_range(reading):
     assert {len(own[index].targets) for index in range(100)} == set(range(390, 401))
 
 
+def test_lengths_are_multiples(reading):
+    """Guards against a question that a block's end cuts although it should not, and against an empty range."""
+    examples = KeyExamples(PassKey(length_multiple=50), reading(shortest=1, longest=420))
+    assert {len(examples[index].targets) for index in range(100)} == {300, 350, 400}
+    with pytest.raises(ConfigError, match=r"no multiple of 50 .* 410 to 420"):
+        KeyExamples(PassKey(length_multiple=50), reading(shortest=410, longest=420))[0]
+
+
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 1.0])
 def test_fixed_depth(reading, depth):
     """Guards against a key at another place than asked for."""
