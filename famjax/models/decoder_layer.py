@@ -54,7 +54,7 @@ class Diagnostics:
     Attributes:
       fam_norm: root mean square of the FAM that a block writes, mean over rows and blocks.
       fam_update: mean square of its change over that of itself, the first update of a text (which has no residual) left
-        out: 0 of a memory that only keeps.
+        out: 0 of a memory that only keeps. Its gradient is that of the change.
       fam_attention: share of the tokens' attention that goes to FAM, mean over tokens and heads.
     """
 
@@ -180,7 +180,8 @@ class DecoderLayer(nn.Module):
             new_fam = layer.feed_forward(residual + update)
             new_fam = jnp.where(full[:, None, None], new_fam, fam)
             square = _mean_square(new_fam)
-            change = _mean_square(new_fam - fam) / jnp.maximum(square, 1e-30)
+            # A loss on it shall make the change smaller, not FAM larger.
+            change = _mean_square(new_fam - fam) / jax.lax.stop_gradient(jnp.maximum(square, 1e-30))
             sizes = (square, change, full & ~is_initial)
             return (new_fam, is_initial & ~full), (own, sizes)
 
