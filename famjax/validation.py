@@ -13,6 +13,14 @@ def require_at_least(config: object, bound: float, *names: str) -> None:
             raise ConfigError(f"{type(config).__name__}.{name} = {value!r}; allowed: {bound} or more.")
 
 
+def require_above(config: object, bound: float, *names: str) -> None:
+    """Raises ConfigError unless each named field of `config` is above `bound`, or None."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > bound:
+            raise ConfigError(f"{type(config).__name__}.{name} = {value!r}; allowed: above {bound}.")
+
+
 def require_fraction(config: object, *names: str) -> None:
     """Raises ConfigError unless each named field of `config` lies in [0, 1]."""
     for name in names:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from famjax import main
 from famjax.configuration.bindings import find_configurable
@@ -43,12 +45,14 @@ def comparable(text):
 
 
 @by_page
-def test_commands_load(page, capsys, monkeypatch):
+def test_commands_load(page, capsys, monkeypatch, tmp_path):
     """A renamed macro or file, a setting that is gone: every command must load, and show what the page shows of it."""
     monkeypatch.chdir(ROOT)
+    tokenizer = str(tmp_path / "tokenizer.json")
+    Tokenizer(WordLevel({"</s>": 0, "word": 1}, unk_token="word")).save(tokenizer)
     outputs = []
     for command in blocks(page, "bash"):
-        arguments = shlex.split(command.replace("\\\n", " "))
+        arguments = shlex.split(command.replace("\\\n", " ").replace("tokenizer.json", tokenizer))
         assert arguments[0] == "famjax", command
         code = main.main([*arguments[1:], *([] if "--dry_run" in arguments else ["--dry_run"])])
         captured = capsys.readouterr()

@@ -2,11 +2,13 @@
 
 import array
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +20,9 @@ from famjax.data.records import read_documents
 from famjax.data.task_config import Documents
 from famjax.data.vocabularies import Vocabulary
 from famjax.errors import DataError
+
+# What a cached corpus raises that is not there, or damaged.
+_UNUSABLE = (FileNotFoundError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +85,9 @@ def _open_files(
         folder.mkdir(parents=True, exist_ok=True)
         identity = repr((files, stamps, config.field, config.bad_records, vocabulary.fingerprint))
         name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-        if not (folder / f"{name}.npz").exists():
-            _write_cache(folder, name, files, config, vocabulary)
+        with contextlib.suppress(*_UNUSABLE):
+            return Corpus(_read_cache(folder, name), paths)
+        _write_cache(folder, name, files, config, vocabulary)
         return Corpus(_read_cache(folder, name), paths)
     except OSError as error:
         raise DataError(
@@ -136,12 +142,15 @@ def _write_cache(
 
 
 def _read_cache(folder: Path, name: str) -> Encoded:
-    """Opens what `_write_cache` wrote."""
-    with np.load(folder / f"{name}.npz") as index:
-        return Encoded(
+    """Opens what `_write_cache` wrote; one of _UNUSABLE where it is not there whole."""
+    with (folder / f"{name}.npz").open("rb") as stream, np.load(stream) as index:
+        encoded = Encoded(
             tokens=np.asarray(np.memmap(folder / f"{name}.tokens", index["dtype"].item(), "r")),
             starts=index["starts"],
             file_numbers=index["file_numbers"],
             lines=index["lines"],
             skipped=json.loads(index["skipped"].item()),
         )
+    if encoded.tokens.size != encoded.starts[-1]:
+        raise ValueError(f"{name}.tokens has {encoded.tokens.size} tokens, not {encoded.starts[-1]}")
+    return encoded

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from famjax.data.task_config import Documents
-from famjax.errors import DataError
+from famjax.errors import ConfigError, DataError
 
 SPLITS = ("train", "validation")
 # Not a corpus: installed packages, and tests, some of which are badly encoded on purpose.
@@ -36,6 +36,7 @@ def corpus_files(config: Documents, split: str) -> list[CorpusFile]:
       split: one of SPLITS.
 
     Raises:
+      ConfigError: a glob that is none.
       DataError: a glob without files, or a split without files.
     """
     if config.validation_paths:
@@ -65,8 +66,13 @@ def _matches(patterns: tuple[str, ...]) -> list[CorpusFile]:
         return _standard_library()
     found: dict[Path, CorpusFile] = {}
     for pattern in patterns:
-        root, below = _split_pattern(pattern)
-        names = [path.relative_to(root) for path in root.glob(below) if path.is_file()]
+        try:
+            root, below = _split_pattern(pattern)
+            names = [path.relative_to(root) for path in root.glob(below) if path.is_file()]
+        except (ValueError, NotImplementedError, RuntimeError) as error:  # pathlib's, of "", "/", "a**", "~nobody/a"
+            raise ConfigError(
+                f"{pattern!r} is no glob of files (Documents.paths, Documents.validation_paths): {error}"
+            ) from error
         # As in a shell, a wildcard does not stand for a hidden name.
         names = [name for name in names if "/." in f"/{below}" or not any(part.startswith(".") for part in name.parts)]
         if not names:

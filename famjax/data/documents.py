@@ -67,15 +67,19 @@ class Windows:
 
 
 class DocumentExamples:
-    """Examples of `Documents`: every window once an epoch, each as long as the reader's longest example."""
+    """Examples of `Documents`: every window once an epoch, each as long as the reader's longest example.
+
+    Attributes:
+      corpus: where they come from.
+    """
 
     def __init__(self, config: Documents, reading: Reading) -> None:
         """Opens the corpus; DataError as `open_corpus` and `Windows`."""
         self._loss_weight = config.loss_weight
-        corpus = open_corpus(config, reading.split, reading.vocabulary)
-        self._windows = Windows(corpus, reading.longest, config.short_documents)
+        self.corpus = open_corpus(config, reading.split, reading.vocabulary)
+        self._windows = Windows(self.corpus, reading.longest, config.short_documents)
         self.size = self._windows.size if reading.ends else None
-        self.skipped = dict(collections.Counter(corpus.encoded.skipped) + self._windows.skipped)
+        self.skipped = dict(collections.Counter(self.corpus.encoded.skipped) + self._windows.skipped)
         self._order = EpochOrder(self._windows.size, reading.shuffle, *reading.key)
 
     def __getitem__(self, index: int) -> Example:

@@ -56,7 +56,13 @@ def open_batches(
         task_config=functools.partial(registry.task_config, tasks=config.tasks),
     )
     examples = open_examples(reading.task_config(reading.name), reading)
-    identity: State = {"task": reading.name, "split": reading.split, "seed": reading.seed, "shuffle": reading.shuffle}
+    identity: State = {
+        "task": reading.name,
+        "split": reading.split,
+        "seed": reading.seed,
+        "shuffle": reading.shuffle,
+        "vocabulary": vocabulary.fingerprint,
+    }
     batches = ExampleBatches(examples, rows, longest, vocabulary.bos_id, vocabulary.pad_id, identity, state)
     return Prefetching(batches, config.prefetch) if config.prefetch else batches
 
@@ -85,6 +91,11 @@ def _is_own_task(config: DataConfig) -> bool:
             f"DataConfig.task_feature_lengths = {dict(config.task_feature_lengths)}; the task "
             f"{config.mixture_or_task_name!r} has the feature 'targets' only, as "
             "--gin.TASK_FEATURE_LENGTHS=\"{'targets': 2048}\"."
+        )
+    if config.use_cached:
+        raise ConfigError(
+            f"DataConfig.use_cached = True; the task {config.mixture_or_task_name!r} is famjax's own, which seqio does "
+            "not cache (--gin.USE_CACHED_TASKS=False)."
         )
     return True
 

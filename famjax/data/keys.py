@@ -5,13 +5,14 @@ that exact match counts the key alone. The wording is the paper's (spec, Trainin
 attention's.
 """
 
+import collections
 import functools
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.corpus import open_corpus
+from famjax.data.corpus import Corpus, open_corpus
 from famjax.data.documents import Windows
 from famjax.data.examples import Example, Reading
 from famjax.data.shuffling import EpochOrder
@@ -49,17 +50,17 @@ def landmark_filler(vocabulary: Vocabulary) -> Filler:
     return lambda _random, _index, length: np.resize(sentences, length)
 
 
-def document_filler(config: Documents, reading: Reading) -> tuple[Filler, dict[str, int]]:
+def document_filler(corpus: Corpus, config: Documents, reading: Reading) -> tuple[Filler, dict[str, int]]:
     """Filler of consecutive tokens of documents; within an epoch over them no text comes twice.
 
     Args:
-      config: the documents.
+      corpus: the documents.
+      config: their settings.
       reading: how the task that needs filler is read.
 
     Returns:
       The filler, and bad records that were left out.
     """
-    corpus = open_corpus(config, reading.split, reading.vocabulary)
     windows = Windows(corpus, reading.longest, config.short_documents, whole_only=True)
     order = EpochOrder(windows.size, reading.shuffle, *reading.key)
 
@@ -67,7 +68,7 @@ def document_filler(config: Documents, reading: Reading) -> tuple[Filler, dict[s
         start = int(random.integers(reading.longest - length + 1))
         return windows[order[index]][start : start + length]
 
-    return filler, {**corpus.encoded.skipped, **windows.skipped}
+    return filler, dict(collections.Counter(corpus.encoded.skipped) + windows.skipped)
 
 
 def answer_tokens(vocabulary: Vocabulary, question: str, answer: str) -> tuple[NDArray[np.int32], int]:
@@ -92,7 +93,11 @@ def finish(pieces: list[NDArray[np.integer]], num_answers: int, prompt_weight: f
 
 
 class KeyExamples:
-    """Examples of `PassKey` and `PassKeyDocuments`."""
+    """Examples of `PassKey` and `PassKeyDocuments`.
+
+    Attributes:
+      corpus: where the filler comes from; None for the landmark sentences.
+    """
 
     def __init__(self, config: PassKey | PassKeyDocuments, reading: Reading) -> None:
         """Prepares the filler.
@@ -105,12 +110,14 @@ class KeyExamples:
         self._introduction = reading.vocabulary.encode(INTRODUCTION) if config.introduction else np.zeros(0, np.int32)
         self.size = config.validation_examples if reading.ends else None
         self.skipped: dict[str, int] = {}
+        self.corpus: Corpus | None = None
         self._pieces("0" * config.digits)
         if isinstance(config, PassKeyDocuments):
             documents = reading.task_config(config.documents)
             if not isinstance(documents, Documents):
                 raise ConfigError(f"PassKeyDocuments.documents = {config.documents!r} is no task of type Documents.")
-            self._filler, self.skipped = document_filler(documents, reading)
+            self.corpus = open_corpus(documents, reading.split, reading.vocabulary)
+            self._filler, self.skipped = document_filler(self.corpus, documents, reading)
         else:
             self._filler = landmark_filler(reading.vocabulary)
 

@@ -1,7 +1,7 @@
 """Mixtures: deals the examples of several tasks out in fixed proportion, with random access."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from famjax.data.examples import Example, Examples
 from famjax.data.shuffling import EpochOrder, Permutation
@@ -27,7 +27,7 @@ class MixedExamples:
         self.size = self._first_end()
         self._order = None if self.size is None else EpochOrder(self.size, shuffle, *key)
         self._deal, self._permutation = -1, Permutation(_DEAL)
-        self.skipped = dict(sum((collections.Counter(part.skipped) for part in parts), collections.Counter()))
+        self.skipped = _skipped(parts)
 
     def __getitem__(self, index: int) -> Example:
         """See `famjax.data.examples.Examples`."""
@@ -73,3 +73,16 @@ class MixedExamples:
                 return True
             count -= taken
         return False
+
+
+def _skipped(parts: Sequence[Examples]) -> dict[str, int]:
+    """What was left out, summed over the corpora.
+
+    Parts that read one corpus (`documents`, and the text around the keys of `passkey_documents`) left out the same
+    records, which count once: of each reason, the most that one of them counted.
+    """
+    by_source: dict[Hashable, collections.Counter[str]] = {}
+    for number, part in enumerate(parts):
+        source = getattr(part, "corpus", None) or number
+        by_source[source] = by_source.get(source, collections.Counter()) | collections.Counter(part.skipped)
+    return dict(sum(by_source.values(), collections.Counter()))

@@ -82,6 +82,8 @@ def _record(raw: bytes, line: int, field: str) -> Iterator[Document]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise _BadRecordError(f"invalid JSON: {error.msg}, column {error.colno}", line, "invalid_json") from None
+    except (ValueError, RecursionError) as error:  # Python's limits: digits of an integer, nesting
+        raise _BadRecordError(f"JSON that cannot be decoded: {error}", line, "undecodable") from None
     if not isinstance(record, dict):
         raise _BadRecordError(f"a JSON {type(record).__name__}, not an object", line, "invalid_json")
     if field not in record:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from famjax.data import registry
 from famjax.data.batches import Batch, Rows, State, assemble, check_identity
@@ -30,11 +31,12 @@ _log = logging.getLogger(__name__)
 
 
 def seqio_vocabulary(config: DataConfig) -> Vocabulary:
-    """The vocabulary of a seqio task's targets; ConfigError if there is no such task."""
+    """The vocabulary of a seqio task's targets, as large as its inputs' at least; ConfigError if there is no task."""
     provider = _provider(config)
     from famjax.data.seqio_vocabularies import FromSeqio
 
-    return FromSeqio(provider.output_features["targets"].vocabulary)
+    read = [provider.output_features[name].vocabulary for name in _features(provider)]
+    return FromSeqio(provider.output_features["targets"].vocabulary, *read)
 
 
 def open_seqio_batches(
@@ -84,11 +86,16 @@ def _provider(config: DataConfig) -> "seqio.Task | seqio.Mixture":
     return provider
 
 
+def _features(provider: "seqio.Task | seqio.Mixture") -> list[str]:
+    """The features that are read: "targets", and "inputs" where the task has them."""
+    return [name for name in ("inputs", "targets") if name in provider.output_features]
+
+
 def _sequence_length(
     config: DataConfig, provider: "seqio.Task | seqio.Mixture", lengths: tuple[int, int] | None
 ) -> dict[str, int]:
     """Tokens by feature."""
-    features = [name for name in ("inputs", "targets") if name in provider.output_features]
+    features = _features(provider)
     if sorted(config.task_feature_lengths) != features:
         raise ConfigError(
             f"DataConfig.task_feature_lengths = {dict(config.task_feature_lengths)!r}; the task "
@@ -113,6 +120,7 @@ def _dataset(
 
     training = config.split == "train"
     options: dict[str, Any] = {}
+    _check_settings(config, provider)
     if isinstance(provider, seqio.Mixture):
         options["passthrough_features"] = _passed_through(config, provider, sequence_length)
         _check_caching(config, provider.tasks)
@@ -129,6 +137,16 @@ def _dataset(
         try_in_mem_cache=False,  # it would be part of every saved state
         **options,
     )
+
+
+def _check_settings(config: DataConfig, provider: "seqio.Task | seqio.Mixture") -> None:
+    """ConfigError where famjax tasks are asked for settings that they were not registered with."""
+    import seqio
+
+    from famjax.data.seqio_tasks import check_settings
+
+    for task in provider.tasks if isinstance(provider, seqio.Mixture) else [provider]:
+        check_settings(task, config.tasks, config.vocabulary)
 
 
 def _check_caching(config: DataConfig, tasks: "Iterable[seqio.Task]") -> None:
@@ -207,7 +225,7 @@ class SeqioBatches:
             saved = (state or {}).get("iterator")
             self._iterator = iter(dataset if saved else dataset.skip(self._count))
             if saved:
-                _load(self._iterator, saved)
+                self._load(saved)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -249,12 +267,25 @@ class SeqioBatches:
         """See `BatchIterator`; tensorflow ends its threads with the iterator."""
         del self._iterator
 
+    def _load(self, saved: str) -> None:
+        """Brings the iterator to a saved place; DataError where the pipeline is no longer the one it was saved of."""
+        import tensorflow as tf
+
+        try:
+            _load(self._iterator, saved)
+        except (AssertionError, tf.errors.OpError) as error:
+            raise DataError(
+                f"The saved place in the seqio task {self._name!r} does not fit its pipeline, which has changed since. "
+                "Set it back,\n  or start in another --gin.MODEL_DIR from this run's parameters "
+                "(--gin.INITIAL_CHECKPOINT_PATH)."
+            ) from error
+
     def _example(self, features: dict[str, Any]) -> Example:
         """From seqio's features to an example."""
         inputs = features["inputs"].numpy() if "inputs" in features else np.zeros(0, np.int32)
         targets = features["targets"].numpy()
         if "weights" in features:
-            weights, answers = features["weights"].numpy(), features["answers"].numpy()
+            weights, answers = self._passed_through(features, len(targets))
         else:
             weights = np.ones(len(targets), np.float32)
             answers = np.full(len(targets), "inputs" in features) & (targets != self._vocabulary.eos_id)
@@ -266,6 +297,18 @@ class SeqioBatches:
         )
         # A restored shuffle buffer may hold examples that were cut to another length.
         return Example(*(value[: self._length] for value in dataclasses.astuple(example)))
+
+    def _passed_through(self, features: dict[str, Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The task's own weights and answers, one for each of the targets; DataError otherwise."""
+        weights = features["weights"].numpy()
+        answers = features["answers"].numpy() if "answers" in features else np.zeros(0, np.bool_)
+        if weights.shape != (count,) or answers.shape != (count,):
+            raise DataError(
+                f"The seqio task {self._name!r} gives weights of shape {weights.shape} and answers of shape "
+                f"{answers.shape} for {count} targets (cut to --gin.TASK_FEATURE_LENGTHS); its preprocessors must make "
+                "one of each for every target."
+            )
+        return weights, answers
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -4,7 +4,9 @@ Importing this module registers them all, so that it can serve as a t5x MIXTURE_
 feature "targets", and beside it "weights" and "answers" of the same length, which seqio passes through.
 """
 
+import dataclasses
 import functools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,13 +18,14 @@ from famjax.data import registry
 from famjax.data.config import ByteVocabulary, VocabularyConfig
 from famjax.data.corpus_files import SPLITS
 from famjax.data.examples import Examples, Reading
-from famjax.data.task_config import TaskConfig
+from famjax.data.task_config import Mixture, PassKeyDocuments, TaskConfig
 from famjax.data.tasks import open_examples
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import ConfigError
 
 EXTRA_FEATURES = ("weights", "answers")
 _registered: set[str] = set()
+_openers: "weakref.WeakKeyDictionary[seqio.Task, _Opener]" = weakref.WeakKeyDictionary()
 
 
 def register_tasks(tasks: Mapping[str, TaskConfig] | None = None, vocabulary: VocabularyConfig | None = None) -> None:
@@ -42,12 +45,37 @@ def register_tasks(tasks: Mapping[str, TaskConfig] | None = None, vocabulary: Vo
         elif name in seqio.TaskRegistry.names():
             continue
         _registered.add(name)
-        seqio.TaskRegistry.add(
+        opener = _Opener(name, tasks, vocabulary)
+        task = seqio.TaskRegistry.add(
             name,
             source=seqio.FunctionDataSource(_numbers, splits=SPLITS),
-            preprocessors=[functools.partial(_make_examples, opener=_Opener(name, tasks, vocabulary))],
+            preprocessors=[functools.partial(_make_examples, opener=opener)],
             output_features={"targets": seqio.Feature(make_vocabulary(vocabulary).as_seqio(), add_eos=False)},
             shuffle_buffer_size=1,  # the examples are in their drawn order already; seqio is not to shuffle them again
+        )
+        _openers[task] = opener
+
+
+def check_settings(task: seqio.Task, tasks: Mapping[str, TaskConfig], vocabulary: VocabularyConfig) -> None:
+    """Checks that a famjax task, as it was registered, is what a run asks for; a foreign task always is.
+
+    Settings that are the built-in defaults are not asked for: `register_tasks` may have set others.
+
+    Args:
+      task: of a mixture, which keeps the tasks that it was made of.
+      tasks: `DataConfig.tasks`.
+      vocabulary: `DataConfig.vocabulary`.
+
+    Raises:
+      ConfigError: names the settings that would have no effect.
+    """
+    opener = _openers.get(task)
+    ignored = [] if opener is None else opener.ignored(tasks, vocabulary)
+    if ignored:
+        raise ConfigError(
+            f"The seqio task {task.name!r} was registered with other settings of {', '.join(ignored)}. Leave them at "
+            "their defaults,\n  or call famjax.data.seqio_tasks.register_tasks with them in "
+            "--gin.MIXTURE_OR_TASK_MODULE, before the mixture is made."
         )
 
 
@@ -73,6 +101,28 @@ class _Opener:
         self._name, self._tasks, self._vocabulary = name, tasks, vocabulary
         self.open = functools.lru_cache(maxsize=8)(self._open)
 
+    def ignored(self, tasks: Mapping[str, TaskConfig], vocabulary: VocabularyConfig) -> list[str]:
+        """What is asked for by these settings, defaults aside, and is otherwise here."""
+        found = [] if vocabulary in (ByteVocabulary(), self._vocabulary) else ["DataConfig.vocabulary"]
+        for name in self._names():
+            own = registry.task_config(name, self._tasks)
+            asked = tasks.get(name, own)
+            default = registry.BUILT_IN[name]() if name in registry.BUILT_IN else own
+            if asked not in (own, default):
+                found += _differences(name, own, asked)
+        return found
+
+    def _names(self) -> list[str]:
+        """The task, and the tasks that it is made of."""
+        names = [self._name]
+        for name in names:  # grows meanwhile
+            match registry.task_config(name, self._tasks):
+                case PassKeyDocuments(documents=documents):
+                    names += {documents}.difference(names)
+                case Mixture(rates=rates):
+                    names += sorted(set(rates).difference(names))
+        return names
+
     def _open(self, split: str, shuffle: bool, seed: int, longest: int) -> Examples:
         task_config = functools.partial(registry.task_config, tasks=self._tasks)
         reading = Reading(
@@ -86,6 +136,14 @@ class _Opener:
             task_config=task_config,
         )
         return open_examples(task_config(self._name), reading)
+
+
+def _differences(name: str, one: TaskConfig, other: TaskConfig) -> list[str]:
+    """The settings that differ, as gin names them."""
+    if type(one) is not type(other):
+        return [f"DataConfig.tasks[{name!r}]"]
+    fields = [field.name for field in dataclasses.fields(one)]
+    return [f"{type(one).__name__}.{field}" for field in fields if getattr(one, field) != getattr(other, field)]
 
 
 def _numbers(split: str, shuffle_files: bool, seed: Any = None) -> tf.data.Dataset:

@@ -79,11 +79,11 @@ class SeqioHuggingFaceVocabulary(seqio.Vocabulary):
 class FromSeqio:
     """A seqio vocabulary as famjax wants it."""
 
-    def __init__(self, vocabulary: seqio.Vocabulary) -> None:
-        """Wraps `vocabulary`."""
+    def __init__(self, vocabulary: seqio.Vocabulary, *others: seqio.Vocabulary) -> None:
+        """Wraps `vocabulary`; ids of `others` stand in the same examples, and `vocab_size` is that of the largest."""
         self._vocabulary = vocabulary
         self.fingerprint = repr(vocabulary)
-        self.vocab_size = int(vocabulary.vocab_size)
+        self.vocab_size = max(int(each.vocab_size) for each in (vocabulary, *others))
         self.pad_id = int(vocabulary.pad_id)
         bos_id = self._or_none("bos_id")
         self.bos_id = self.pad_id if bos_id is None else bos_id

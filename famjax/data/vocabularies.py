@@ -130,6 +130,9 @@ class HuggingFace:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(raw)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"{config.path}: no tokenizer.json (HuggingFaceVocabulary.path): {error}") from error
+        # A file may have been saved with them on: documents would be cut, or padded, at some length.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._config = config
         self.fingerprint = hashlib.sha256(raw + repr(dataclasses.replace(config, path="")).encode()).hexdigest()
         self.vocab_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1

@@ -7,12 +7,13 @@ from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from famjax.errors import DataError
+from famjax.errors import CheckpointError, DataError
 from famjax.evaluation.config import CompareJob
 from famjax.evaluation.evaluate import RESULTS_NAME
 from famjax.training.checkpoint_files import absolute_path
 
 PICTURE_NAME = "comparison.png"
+_MOST_LEVEL_TICKS = 8  # more labels than these are turned, so that they do not meet
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
@@ -21,12 +22,12 @@ def compare(job: CompareJob) -> None:
 
     Raises:
       DataError: a folder has no results, or they lack the metric.
+      CheckpointError: the output folder cannot be written.
     """
     results = {name: _read(name, folder, job.metric) for name, folder in job.results.items()}
+    path = _prepare(job.output_dir)
     console = Console()
     console.print(comparison_table(results, job))
-    path = absolute_path(job.output_dir) / PICTURE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     draw(results, job, path)
     console.print(f"picture: {path}", highlight=False, soft_wrap=True)
 
@@ -57,9 +58,11 @@ def draw(results: Results, job: CompareJob, path: epath.Path) -> None:
         axes.plot(lengths, values, marker="o", markersize=5, linewidth=2, color=color, label=name, clip_on=False)
     ticks = _lengths(results)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30, ha="right")
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(ticks) > _MOST_LEVEL_TICKS else {}
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], **turned)
     axes.minorticks_off()
-    axes.set_ylim(0, 1.02)
+    if job.metric != "loss":  # the others are fractions
+        axes.set_ylim(0, 1.02)
     axes.set_xlabel("length of the text (tokens)")
     axes.set_ylabel(_words(job.metric))
     if job.title:
@@ -77,11 +80,17 @@ def _read(name: str, folder: str, metric: str) -> dict[int, dict[str, Any]]:
     path = absolute_path(folder) / RESULTS_NAME
     if not path.is_file():
         raise DataError(f"CompareJob.results[{name!r}]: there is no {path}; evaluate first (--run_mode=eval).")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not the results of an evaluation ({error}); evaluate again.") from error
     by_length = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             by_length[int(entry["length"])] = entry
+            if metric in entry:
+                entry[metric] = float(entry[metric])  # a number that is not finite is written as its name
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}, line {number}: not a result of an evaluation ({error!r}).") from error
         if metric not in entry:
@@ -91,6 +100,19 @@ def _read(name: str, folder: str, metric: str) -> dict[int, dict[str, Any]]:
     if not by_length:
         raise DataError(f"{path} is empty; evaluate first (--run_mode=eval).")
     return by_length
+
+
+def _prepare(output_dir: str) -> epath.Path:
+    """Where the picture goes, made sure that it can be written; one that is there stays until it is drawn anew."""
+    path = absolute_path(output_dir) / PICTURE_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"{output_dir} cannot be written ({error.strerror or error}). Set --gin.CompareJob.output_dir to another."
+        ) from error
+    return path
 
 
 def _lengths(results: Results) -> list[int]:

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint: `evaluate(job)` is `--run_mode=eval`."""
 
 import json
+import math
 import os
 from typing import Any
 
@@ -9,19 +10,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from famjax.configuration.job_checks import check_batch, check_vocabulary
+from famjax.configuration.job_checks import check_batch
 from famjax.data.feeding import open_vocabulary
-from famjax.errors import CheckpointError, DataError, Stopped
+from famjax.data.registry import is_task
+from famjax.errors import CheckpointError, ConfigError, DataError, Stopped
 from famjax.evaluation.config import EvalJob
 from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import DATA_AXIS, make_mesh
-from famjax.training.checkpoint_files import absolute_path
+from famjax.training.checkpoint_files import DATA_STATE, StepFolder, absolute_path, read_json
 from famjax.training.config import LossConfig
 from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
-from famjax.training.feed import device_batches
+from famjax.training.feed import check_data, device_batches
 from famjax.training.program import abstract_params, compile_evaluation
 from famjax.training.restore import find_checkpoint, load_params, read_model_config
 from famjax.training.stopping import StopSignal, run_interruptible
+from famjax.training.writers import name_of
 
 RESULTS_NAME = "results.jsonl"
 _FLAG = "--gin.CHECKPOINT_PATH"
@@ -44,11 +47,13 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
         mesh = make_mesh(job.mesh)
         check_batch(job, mesh.shape[DATA_AXIS], jax.process_count())
         checkpoint = find_checkpoint(job.checkpoint, setting=_FLAG)
-        model = job.model or read_model_config(checkpoint.path, setting=_FLAG)
-        check_vocabulary(model, open_vocabulary(job.data).vocab_size)
+        model = job.model or read_model_config(checkpoint)
+        _check_same_vocabulary(job, checkpoint)
+        for length in job.lengths or (None,):
+            check_data(job.data, model, None if length is None else (length, length))
         _prepare(job.output_dir)
         abstract, _ = abstract_params(model, mesh, job.mesh)
-        params = load_params(checkpoint.path, abstract, setting=_FLAG)
+        params = load_params(checkpoint, abstract)
         console.print(f"{checkpoint.path}, step {checkpoint.step}: {job.data.mixture_or_task_name}, {job.data.split}")
         results = []
         for length in job.lengths or (None,):
@@ -61,6 +66,17 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
         if job.position_buckets > 1:
             console.print(positions_table(results))
         return results
+
+
+def _check_same_vocabulary(job: EvalJob, checkpoint: StepFolder) -> None:
+    """Refuses to read a checkpoint's ids as those of another vocabulary: the figures would look plausible."""
+    trained_with = read_json(checkpoint.path, DATA_STATE).get("vocabulary")
+    own_task = is_task(job.data.mixture_or_task_name, job.data.tasks)
+    if own_task and trained_with is not None and trained_with != open_vocabulary(job.data).fingerprint:
+        raise ConfigError(
+            f"{checkpoint.path} was trained with another vocabulary than DataConfig.vocabulary = "
+            f"{job.data.vocabulary!r}; set --gin.VOCABULARY and its path as in {checkpoint.path.parent / 'config.gin'}."
+        )
 
 
 def _evaluate_length(
@@ -86,7 +102,9 @@ def _evaluate_length(
     if stop.requested:
         raise Stopped(f"{stop.name}: stopped during length {length or data.length}; the lengths before it are written.")
     if sums is None:
-        raise DataError(f"{data.mixture_or_task_name}, split {data.split!r}, gave no batch at length {length}.")
+        raise DataError(
+            f"{data.mixture_or_task_name}, split {data.split!r}, gave no batch at length {length or data.length}."
+        )
     return {
         "task": data.mixture_or_task_name,
         "split": data.split,
@@ -123,11 +141,13 @@ def _by_position(sums: EvaluationSums, length: int) -> list[dict[str, Any]]:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
-    """One row for each length."""
-    names = [name for name in ("loss", "accuracy", "answer_accuracy", "exact_match") if name in results[0]]
+    """One row for each length; "-" where a length has no such result."""
+    known = ("loss", "accuracy", "answer_accuracy", "exact_match")
+    names = [name for name in known if any(name in result for result in results)]
     table = Table("length", *(name.replace("_", " ") for name in names), title=None)
     for result in results:
-        table.add_row(str(result["length"]), *(f"{result[name]:.4f}" for name in names))
+        cells = (f"{result[name]:.4f}" if name in result else "-" for name in names)
+        table.add_row(str(result["length"]), *cells)
     return table
 
 
@@ -158,8 +178,21 @@ def _prepare(output_dir: str) -> None:
 
 
 def _append(output_dir: str, result: dict[str, Any]) -> None:
-    """Writes one line, whole and at once."""
+    """Writes one line, whole and at once; a number that is not finite as its name, as in metrics.jsonl."""
     with (absolute_path(output_dir) / RESULTS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+        file.write(json.dumps(_named(result), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _named(value: Any) -> Any:
+    """The value, with the name of each number in it that JSON cannot hold."""
+    match value:
+        case dict():
+            return {name: _named(entry) for name, entry in value.items()}
+        case list():
+            return [_named(entry) for entry in value]
+        case float() if not math.isfinite(value):
+            return name_of(value)
+        case _:
+            return value

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Literal
 
 from famjax.errors import ConfigError
-from famjax.validation import require_at_least, require_choice
+from famjax.validation import require_above, require_at_least, require_choice
 
 FamStart = Literal["prompt", "prefix"]
 FamPosition = Literal["block_end", "between_blocks", "zero"]
@@ -102,10 +102,8 @@ class TransformerConfig:
             raise ConfigError(f"TransformerConfig.head_dim = {self.head_dim}; RoPE needs an even width.")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(f"TransformerConfig.dropout_rate = {self.dropout_rate}; allowed: 0 <= rate < 1.")
-        if self.residual_init_scale <= 0.0:
-            raise ConfigError(f"TransformerConfig.residual_init_scale = {self.residual_init_scale}; allowed: above 0.")
-        if self.rope_base <= 1.0:
-            raise ConfigError(f"TransformerConfig.rope_base = {self.rope_base}; allowed: above 1.")
+        require_above(self, 0, "residual_init_scale", "norm_epsilon")
+        require_above(self, 1, "rope_base")
         require_choice(self, "mlp_activation", MlpActivation)
         require_choice(self, "dtype", DTypeName)
         require_choice(self, "remat_policy", RematPolicy)

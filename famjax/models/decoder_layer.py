@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from famjax.models.attention import attend, attention_probabilities, weigh_values
 from famjax.models.config import TransformerConfig
@@ -48,19 +48,41 @@ class CallContext:
 
 
 @struct.dataclass
-class Diagnostics:
-    """What FAM does, in a layer; in `Output`, stacked over layers. 0 where no block was completed.
+class Average:
+    """A mean that can still be summed with others: over microbatches, say.
 
     Attributes:
-      fam_norm: root mean square of the FAM that a block writes, mean over rows and blocks.
-      fam_update: mean square of its change over that of itself, the first update of a text (which has no residual) left
-        out: 0 of a memory that only keeps. Its gradient is that of the change.
-      fam_attention: share of the tokens' attention that goes to FAM, mean over tokens and heads.
+      total: of the values, float32.
+      count: of them.
     """
 
-    fam_norm: Leaf
-    fam_update: Leaf
-    fam_attention: Leaf
+    total: Leaf
+    count: Leaf
+
+    @property
+    def mean(self) -> Float[Array, "..."]:
+        """0 where nothing was counted."""
+        return self.total / jnp.maximum(self.count, 1)
+
+
+@struct.dataclass
+class Diagnostics:
+    """What FAM does, in a layer; in `Output`, stacked over layers.
+
+    Attributes:
+      fam_norm: root mean square of the FAM that a block writes, over rows and blocks.
+      fam_update: mean square of its change over that of itself, the first update of a text (which has no residual) left
+        out.
+      fam_departure: mean square of its difference from what the text's first update wrote (or, later in a text, from
+        what it was at the start of the call) over that of itself: 0 of a memory that only keeps. No gradient flows
+        through what it is compared with in size: a loss on it makes the difference smaller, not FAM larger.
+      fam_attention: share of the tokens' attention that goes to FAM, over tokens and heads.
+    """
+
+    fam_norm: Average
+    fam_update: Average
+    fam_departure: Average
+    fam_attention: Average
 
 
 @struct.dataclass
@@ -72,12 +94,14 @@ class Written:
       fam: what is left at the end [B, F, D].
       norm: see `Diagnostics.fam_norm`.
       update: see `Diagnostics.fam_update`.
+      departure: see `Diagnostics.fam_departure`.
     """
 
     entering: KeyValues
     fam: Leaf
-    norm: Leaf
-    update: Leaf
+    norm: Average
+    update: Average
+    departure: Average
 
 
 class Attention(nn.Module):
@@ -143,7 +167,7 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.attention.out(attended))
         x = self.feed_forward(x)
         new_state = LayerState(fam=written.fam, cache=advance_cache(blocks, state.cache, layout, memory))
-        return x, (new_state, Diagnostics(written.norm, written.update, fam_attention))
+        return x, (new_state, Diagnostics(written.norm, written.update, written.departure, fam_attention))
 
     def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
         """Carries the FAM prompt through the layer, where it attends, fully, to itself only (spec: The first block).
@@ -165,8 +189,8 @@ class DecoderLayer(nn.Module):
         FAM's queries see FAM and every key of the block, and only a full block is written, so there is nothing to mask.
         """
 
-        def step(layer: "DecoderLayer", carry: tuple[Fam, Flags], piece: Any) -> tuple[Any, Any]:
-            fam, is_initial = carry
+        def step(layer: "DecoderLayer", carry: tuple[Fam, Fam, Flags], piece: Any) -> tuple[Any, Any]:
+            fam, first_fam, is_initial = carry
             if layer.config.memory.stop_gradient:
                 # The initial FAM is the prompt's: it is trained in the ablation too.
                 fam = jnp.where(is_initial[:, None, None], fam, jax.lax.stop_gradient(fam))
@@ -179,11 +203,12 @@ class DecoderLayer(nn.Module):
             residual = jnp.where(is_initial[:, None, None], 0.0, fam)
             new_fam = layer.feed_forward(residual + update)
             new_fam = jnp.where(full[:, None, None], new_fam, fam)
-            square = _mean_square(new_fam)
-            # A loss on it shall make the change smaller, not FAM larger.
-            change = _mean_square(new_fam - fam) / jax.lax.stop_gradient(jnp.maximum(square, 1e-30))
-            sizes = (square, change, full & ~is_initial)
-            return (new_fam, is_initial & ~full), (own, sizes)
+            new_first_fam = jnp.where((full & is_initial)[:, None, None], new_fam, first_fam)
+            square = jax.lax.stop_gradient(jnp.maximum(_mean_square(new_fam), 1e-30))
+            change = _mean_square(new_fam - fam) / square
+            departure = _mean_square(new_fam - new_first_fam) / square
+            sizes = (square, change, departure, full & ~is_initial)
+            return (new_fam, new_first_fam, is_initial & ~full), (own, sizes)
 
         scan = nn.scan(
             step,
@@ -194,14 +219,19 @@ class DecoderLayer(nn.Module):
         )
         full = context.layout.full
         pieces = (blocks, context.fam_rotation, full)
-        (fam, _), (entering, (square, change, is_later)) = scan(self, (fam, context.fam_is_initial), pieces)
-        norm = jnp.sum(jnp.where(full, jnp.sqrt(square), 0)) / jnp.maximum(jnp.sum(full), 1)
-        update = jnp.sum(jnp.where(is_later, change, 0)) / jnp.maximum(jnp.sum(is_later), 1)
-        return Written(entering=entering, fam=fam, norm=norm, update=update)
+        (fam, _, _), (entering, sizes) = scan(self, (fam, fam, context.fam_is_initial), pieces)
+        square, change, departure, is_later = sizes
+        return Written(
+            entering=entering,
+            fam=fam,
+            norm=_average(jnp.sqrt(square), full),
+            update=_average(change, is_later),
+            departure=_average(departure, is_later),
+        )
 
     def read(
         self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext
-    ) -> tuple[PieceQueries, Float[Array, ""]]:
+    ) -> tuple[PieceQueries, Average]:
         """Lets the tokens look at [segments | FAM | block] (spec: The layer, step 2).
 
         It is mapped over pieces, and each is computed again in the backward pass, which bounds memory.
@@ -225,7 +255,7 @@ class DecoderLayer(nn.Module):
         pieces = (queries, (segments, fam, blocks), context.mask, layout.occupied)
         by_piece = jax.tree.map(lambda array: jnp.moveaxis(array, 1, 0), pieces)
         attended, share = jax.lax.map(jax.checkpoint(read_piece), by_piece)
-        return jnp.moveaxis(attended, 0, 1), jnp.sum(share) / jnp.maximum(jnp.sum(layout.occupied), 1)
+        return jnp.moveaxis(attended, 0, 1), Average(jnp.sum(share), jnp.sum(layout.occupied, dtype=jnp.float32))
 
     def feed_forward(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """The gated MLP with its norm and its residual."""
@@ -239,6 +269,10 @@ class DecoderLayer(nn.Module):
             values=segment_windows(blocks.values, past.values, memory.num_segments),
         )
         return jax.lax.stop_gradient(segments) if memory.stop_gradient else segments
+
+
+def _average(values: Float[Array, "B P"], counted: Bool[Array, "B P"]) -> Average:
+    return Average(jnp.sum(jnp.where(counted, values, 0)), jnp.sum(counted, dtype=jnp.float32))
 
 
 def _mean_square(fam: Fam) -> Float[Array, " B"]:

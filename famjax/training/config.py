@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
-from famjax.validation import require_at_least, require_choice, require_fraction
+from famjax.validation import require_above, require_at_least, require_choice, require_fraction
 
 Decay = Literal["constant", "linear", "cosine", "rsqrt"]
+EvaluationMetric = Literal["loss", "accuracy", "answer_accuracy", "exact_match"]
 StageMetric = Literal["accuracy", "answer_accuracy", "exact_match"]
 
 
@@ -86,6 +87,7 @@ class AdamW(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_decay(self, "beta1", "beta2")
+        require_above(self, 0, "epsilon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Adafactor(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_decay(self, "beta1", "beta2")
+        require_above(self, 0, "decay_exponent", "clipping_threshold")
+        require_at_least(self, 1, "min_dim_size_to_factor")
 
 
 def _require_decay(config: OptimizerConfig, *names: str) -> None:
@@ -143,11 +147,11 @@ class StatePassing:
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """A term of the loss for a memory that keeps: weight x the metric `fam_update`, mean over layers.
+    """A term of the loss for a memory that keeps: weight x the metric `fam_departure`, mean over layers.
 
     FAM sums its updates up, so a small one that is the same at every block buries in time what was written. The term
-    is the mean square of FAM's change over that of FAM, the first update of a text left out. Not in the paper
-    (docs/research.md).
+    is the mean square of FAM's difference from what the text's first update wrote, over that of FAM. It is for texts
+    whose beginning is asked for. Not in the paper (docs/research.md).
 
     Attributes:
       weight: of the term; 0 switches it off.
@@ -170,7 +174,8 @@ class Stage:
 
     Attributes:
       max_length: longest example, in tokens; the compiled shape of the stage.
-      min_length: shortest example.
+      min_length: shortest example. It acts only on tasks that draw lengths (key tasks, associative recall): `documents`
+        are windows of `max_length`, and a seqio task's examples are what it makes of them, cut to `max_length`.
       steps: ends after so many steps.
       metric: ends when the mean of this training metric over the last `window` steps of the stage reaches
         `threshold`; a batch that asks nothing counts as 0 in "answer_accuracy" and "exact_match".
@@ -239,7 +244,8 @@ class CheckpointConfig:
     Attributes:
       period: steps between checkpoints. The last step, SIGTERM and SIGINT save as well.
       keep: how many of the latest stay; None keeps all.
-      keep_best: how many of the best by `best_metric` stay besides.
+      keep_best: how many of the best by `best_metric` stay besides; `period` is then a multiple of
+        `TrainJob.eval_period`, so that each is evaluated.
       best_metric: a metric of the evaluation during training, as "validation/loss".
       best_mode: whether the best is the "min" or the "max".
     """
@@ -256,6 +262,11 @@ class CheckpointConfig:
         require_choice(self, "best_mode", Literal["min", "max"])
         if self.keep_best and not self.best_metric:
             raise ConfigError("CheckpointConfig.keep_best is set without best_metric (say 'validation/loss').")
+        if self.best_metric is not None and not self.keep_best:
+            raise ConfigError(
+                f"CheckpointConfig.best_metric = {self.best_metric!r} has no effect without keep_best; "
+                "set --gin.CheckpointConfig.keep_best=1 or more."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,10 +370,7 @@ class TrainJob:
         require_at_least(self, 1, "total_steps", "eval_period", "eval_steps", "num_microbatches")
         if self.eval_data is not None:
             require_end(self.eval_data, self.eval_steps, "TrainJob.eval_steps")
-        if self.checkpoint.keep_best and self.eval_data is None:
-            raise ConfigError(
-                "CheckpointConfig.keep_best needs evaluations; set TrainJob.eval_data (@eval/DataConfig())."
-            )
+        self._check_best()
         if self.restore.path is None and (self.restore.optimizer or self.restore.step):
             raise ConfigError("RestoreConfig.optimizer and .step need a RestoreConfig.path (INITIAL_CHECKPOINT_PATH).")
         if self.state_passing.probability and not self.model.memory.fam_length:
@@ -379,4 +387,25 @@ class TrainJob:
             raise ConfigError(
                 f"TrainJob.num_microbatches = {self.num_microbatches} does not divide DataConfig.batch_size = "
                 f"{self.data.batch_size} (--gin.BATCH_SIZE)."
+            )
+
+    def _check_best(self) -> None:
+        """ConfigError where the best checkpoints are asked for, and the evaluations cannot tell which they are."""
+        checkpoint = self.checkpoint
+        if not checkpoint.keep_best:
+            return
+        if self.eval_data is None:
+            raise ConfigError(
+                "CheckpointConfig.keep_best needs evaluations; set TrainJob.eval_data (@eval/DataConfig())."
+            )
+        metrics = [f"{self.eval_data.split}/{name}" for name in get_args(EvaluationMetric)]
+        if checkpoint.best_metric not in metrics:
+            raise ConfigError(
+                f"CheckpointConfig.best_metric = {checkpoint.best_metric!r}; allowed: {', '.join(map(repr, metrics))}."
+            )
+        if checkpoint.period % self.eval_period:
+            raise ConfigError(
+                f"CheckpointConfig.period = {checkpoint.period} is no multiple of TrainJob.eval_period = "
+                f"{self.eval_period}: CheckpointConfig.keep_best needs an evaluation at every checkpoint "
+                "(--gin.CHECKPOINT_PERIOD, --gin.EVAL_PERIOD)."
             )

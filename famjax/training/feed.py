@@ -7,9 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from famjax.configuration.job_checks import check_vocabulary
 from famjax.data.config import DataConfig
-from famjax.data.feeding import open_batches
+from famjax.data.feeding import open_batches, open_vocabulary
 from famjax.errors import DataError
+from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import put_batch
 from famjax.training.config import Stage
 
@@ -84,6 +86,30 @@ class TrainingFeed:
             state=state,
         )
         self._stage = stage
+
+
+def check_data(
+    config: DataConfig, model: TransformerConfig, lengths: tuple[int, int] | None = None, remedy: str = ""
+) -> None:
+    """Reads one batch: what cannot be read, or does not fit the model, is told before anything is compiled.
+
+    Args:
+      config: the data.
+      model: whose embedding table must have a row for every token.
+      lengths: of the shortest and the longest example; None: as the task has it.
+      remedy: what else to do where there is no example, for the message.
+
+    Raises:
+      ConfigError: no such task, or settings that do not fit together or the model.
+      DataError: the data cannot be read, or is empty.
+    """
+    check_vocabulary(model, open_vocabulary(config).vocab_size)
+    batches = open_batches(config, lengths, process_index=jax.process_index(), process_count=jax.process_count())
+    try:
+        if next(batches, None) is None:
+            raise DataError(f"{config.mixture_or_task_name}, split {config.split!r}, has no example{remedy}.")
+    finally:
+        batches.close()
 
 
 def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: int | None = None) -> Iterator[Any]:

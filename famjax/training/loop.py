@@ -11,10 +11,8 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
-from famjax.configuration.job_checks import check_batch, check_vocabulary
-from famjax.data.config import DataConfig
-from famjax.data.feeding import open_batches, open_vocabulary
-from famjax.errors import CheckpointError, DataError, NumericsError, Stopped
+from famjax.configuration.job_checks import check_batch
+from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoint_files import absolute_path
@@ -22,7 +20,7 @@ from famjax.training.checkpoints import Checkpointer
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
 from famjax.training.evaluator import evaluate_batches, summarize
-from famjax.training.feed import TrainingFeed, device_batches
+from famjax.training.feed import TrainingFeed, check_data, device_batches
 from famjax.training.flops import peak_flops, train_step_flops
 from famjax.training.model_dir import checkpoint_bytes, prepare_model_dir
 from famjax.training.optimizers import with_schedule_step
@@ -58,7 +56,8 @@ def train(job: TrainJob) -> None:
                 str(model_dir), resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
             )
             with writers:
-                operative.write(model_dir)
+                if int(state.step) < job.total_steps:
+                    operative.write(model_dir)
                 try:
                     Loop(program, state, feed, checkpointer, writers, display, stop).run()
                 finally:
@@ -66,25 +65,12 @@ def train(job: TrainJob) -> None:
 
 
 def _check_data(job: TrainJob) -> None:
-    """Reads a batch of what is trained on in each stage and of what is evaluated, before anything is compiled."""
+    """Reads a batch of every stage and of the evaluation: a run must not fail after hours."""
     stages: list[tuple[int, int] | None] = [(stage.min_length, stage.max_length) for stage in job.curriculum.parsed]
     for lengths in stages or [None]:
-        _check_batches(job, job.data, lengths, "train on")
+        check_data(job.data, job.model, lengths)
     if job.eval_data is not None:
-        without = "; set TrainJob.eval_data = None to train without evaluation"
-        _check_batches(job, job.eval_data, None, "evaluate on", without)
-
-
-def _check_batches(
-    job: TrainJob, data: DataConfig, lengths: tuple[int, int] | None, purpose: str, remedy: str = ""
-) -> None:
-    check_vocabulary(job.model, open_vocabulary(data).vocab_size)
-    batches = open_batches(data, lengths, process_index=jax.process_index(), process_count=jax.process_count())
-    try:
-        if next(batches, None) is None:
-            raise DataError(f"{data.mixture_or_task_name}, split {data.split!r}, has no example to {purpose}{remedy}.")
-    finally:
-        batches.close()
+        check_data(job.eval_data, job.model, remedy="; set TrainJob.eval_data = None to train without evaluation")
 
 
 def _start(
@@ -96,11 +82,21 @@ def _start(
     if restored is not None:
         _require_stage(job, int(restored.state.progress.stage_after))
         display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
+        if restored.step >= job.total_steps:
+            display.report(
+                f"nothing to train: step {restored.step} is not before TRAIN_STEPS = {job.total_steps}; raise that, or "
+                "set another MODEL_DIR"
+            )
         return restored.state, restored.data_state, restored.step
     state = program.init()
     if job.restore.path is None:
         return state, None, None
     start = initialize_from(job.restore, state.params, state.opt_state, display.warn)
+    if start.step >= job.total_steps:
+        raise ConfigError(
+            f"RestoreConfig.step continues at step {start.step} of {job.restore.path}, which is not before "
+            f"--gin.TRAIN_STEPS={job.total_steps}."
+        )
     display.report(str(start.report))
     opt_state = with_schedule_step(start.opt_state, start.step)
     step = jax.device_put(np.int32(start.step), program.shardings.step)

@@ -111,12 +111,15 @@ def initialize_from(
 
 
 def load_params(
-    path: str | os.PathLike[str], abstract_params: Tree, report: Report = logging.warning, setting: str = FLAG
+    path: str | os.PathLike[str] | files.StepFolder,
+    abstract_params: Tree,
+    report: Report = logging.warning,
+    setting: str = FLAG,
 ) -> Tree:
     """All parameters of a checkpoint, for an evaluation; nothing else is read.
 
     Args:
-      path: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
+      path: a MODEL_DIR (its latest whole checkpoint), one checkpoint folder, or what `find_checkpoint` returned.
       abstract_params: jax.ShapeDtypeStruct leaves with shardings, unboxed.
       report: called with one line for each damaged checkpoint that is passed over.
       setting: the flag that set `path`, for the message.
@@ -134,12 +137,12 @@ def load_params(
 
 
 def read_model_config(
-    path: str | os.PathLike[str], report: Report = logging.warning, setting: str = FLAG
+    path: str | os.PathLike[str] | files.StepFolder, report: Report = logging.warning, setting: str = FLAG
 ) -> TransformerConfig:
     """The settings of the model that a checkpoint was trained with, its memory's included.
 
     Args:
-      path: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
+      path: a MODEL_DIR (its latest whole checkpoint), one checkpoint folder, or what `find_checkpoint` returned.
       report: called with one line for each damaged checkpoint that is passed over.
       setting: the flag that set `path`, for the message.
 
@@ -151,21 +154,23 @@ def read_model_config(
 
 
 def find_checkpoint(
-    path: str | os.PathLike[str], report: Report = logging.warning, setting: str = FLAG
+    path: str | os.PathLike[str] | files.StepFolder, report: Report = logging.warning, setting: str = FLAG
 ) -> files.StepFolder:
     """The checkpoint that a path means: the folder itself, or the latest whole one of a MODEL_DIR.
 
     Its files are read once for their checksums: where several things are needed from one checkpoint, find it once and
-    pass on the `path` found.
+    pass on what was found, which is not read again.
 
     Args:
-      path: a MODEL_DIR or one checkpoint folder.
+      path: a MODEL_DIR, one checkpoint folder, or what this function returned.
       report: called with one line for each damaged checkpoint that is passed over.
       setting: the flag that set `path`, for the message.
 
     Raises:
       CheckpointError: there is none, or all are damaged.
     """
+    if isinstance(path, files.StepFolder):
+        return path
     return files.first_undamaged(files.candidates(path, setting), report)
 
 

@@ -59,14 +59,13 @@ def train_step(
     """
     passing_key, example_key = jax.random.split(step_key(state))
     is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
-    retention = job.retention
-    retention_weight = retention.weight * ramp(state.step, retention.start_step, retention.ramp_steps)
+    retention_weight = _retention_weight(job, batch, is_passed, state.step)
 
     def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], Scored]:
         params = _stop_frozen(job, params)
         scored = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
-        sums, change = scored.sums, jnp.mean(scored.diagnostics.fam_update)
-        return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * change * sums.weight, scored
+        sums, departure = scored.sums, jnp.mean(scored.diagnostics.fam_departure.total)
+        return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * departure, scored
 
     gradients, scored = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
     sums = scored.sums
@@ -92,7 +91,7 @@ def train_step(
         "answered": sums.answered,
         "stage": state.progress.stage,
         "stage_after": new_state.progress.stage_after,
-        **dataclasses.asdict(scored.diagnostics),
+        **{field.name: getattr(scored.diagnostics, field.name).mean for field in dataclasses.fields(Diagnostics)},
     }
     return new_state, metrics
 
@@ -147,19 +146,27 @@ def _accumulate(loss_of: Any, params: Any, batch: Batch, num_microbatches: int, 
     microbatches = jax.tree.map(cut, dict(batch))
     keys = jax.random.split(key, num_microbatches)
 
-    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, tuple[PassedFam, Diagnostics]]:
+    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, PassedFam]:
         gradients, scored = gradient_of(params, *part)
-        return jax.tree.map(jnp.add, total, (gradients, scored.sums)), (scored.fam, scored.diagnostics)
+        return jax.tree.map(jnp.add, total, (gradients, scored.sums, scored.diagnostics)), scored.fam
 
     first = jax.tree.map(lambda array: array[0], (microbatches, keys))
     shapes = jax.eval_shape(gradient_of, params, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1].sums))
-    (gradients, sums), (fams, diagnostics) = jax.lax.scan(add, zeros, (microbatches, keys))
-    return gradients, Scored(
-        sums=sums,
-        fam=jax.tree.map(lambda array: array[0], fams),
-        diagnostics=jax.tree.map(lambda array: jnp.mean(array, axis=0), diagnostics),
-    )
+    summed = (shapes[0], shapes[1].sums, shapes[1].diagnostics)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summed)
+    (gradients, sums, diagnostics), fams = jax.lax.scan(add, zeros, (microbatches, keys))
+    return gradients, Scored(sums=sums, fam=jax.tree.map(lambda array: array[0], fams), diagnostics=diagnostics)
+
+
+def _retention_weight(job: TrainJob, batch: Batch, is_passed: jax.Array, step: jax.Array) -> Float[Array, ""]:
+    """What the departure after one update of FAM weighs in the summed loss, whatever the microbatches.
+
+    The term is a mean over the updates of the global batch, which its lengths tell; the summed loss is divided by the
+    weight of the targets.
+    """
+    updates = jnp.maximum(batch["lengths"] // job.model.memory.block_size - jnp.where(is_passed, 0, 1), 0)
+    share = jnp.sum(batch["weights"]) / jnp.maximum(jnp.sum(updates), 1)
+    return job.retention.weight * ramp(step, job.retention.start_step, job.retention.ramp_steps) * share
 
 
 def _stop_frozen(job: TrainJob, params: Any) -> Any:

@@ -159,9 +159,14 @@ def _json(value: np.ndarray | np.generic) -> Any:
         return [_json(entry) for entry in value]
     number = value.item()
     if isinstance(number, float) and not math.isfinite(number):
-        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+        return name_of(number)
     # The shortest digits that give the same float32: 0.1, not 0.10000000149011612.
     return float(str(value)) if value.dtype == np.float32 else number
+
+
+def name_of(number: float) -> str:
+    """The string that stands in JSON for a number that is not finite."""
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
 def _scalars(values: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -57,6 +57,10 @@ VALUES = {
         ["--gin.TransformerConfig.num_kv_heads=3"],
         ["does not divide num_heads", "num_kv_heads is set at --gin.Transformer", "num_heads is set at", "tiny.gin:"],
     ),
+    "epsilon_of_the_wrong_sign": (
+        ["--gin.TransformerConfig.norm_epsilon=-1e-6"],
+        ["TransformerConfig.norm_epsilon = -1e-06", "above 0"],
+    ),
     "flag_without_effect": (["--gin.Adafactor.beta1=0.9"], ["--gin.Adafactor.beta1 has no effect", "TrainJob"]),
     "macro_in_a_circle": (
         ["--gin.TRAIN_STEPS=%EVAL_PERIOD", "--gin.EVAL_PERIOD=%TRAIN_STEPS"],

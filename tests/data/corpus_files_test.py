@@ -6,7 +6,7 @@ import pytest
 
 from famjax.data.corpus_files import corpus_files
 from famjax.data.task_config import Documents
-from famjax.errors import DataError
+from famjax.errors import ConfigError, DataError
 
 
 def names(config, split):
@@ -81,3 +81,11 @@ def test_default_is_the_standard_library():
     assert "argparse.py" in train + validation
     folders = {part for name in train + validation for part in name.split("/")[:-1]}
     assert not folders & {"site-packages", "test", "tests"}
+
+
+@pytest.mark.parametrize("pattern", ["", ".", "/", "a**/b", "~nobody-here/*.txt"])
+def test_what_is_no_glob_is_named(pattern):
+    """Guards against pathlib's traceback for a path that was left empty, or names a folder."""
+    with pytest.raises(ConfigError, match=r"is no glob of files \(Documents\.paths") as error:
+        corpus_files(Documents(paths=(pattern,)), "train")
+    assert repr(pattern) in str(error.value)

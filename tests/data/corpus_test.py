@@ -92,3 +92,29 @@ def test_skipped_records_are_counted_and_empty_corpora_an_error(tmp_path):
     assert corpus.encoded.skipped == {"missing_field": 1, "invalid_json": 1}
     with pytest.raises(DataError, match="No document holds any text"):
         open_corpus(dataclasses.replace(config, field="nothing"), "train", BYTES)
+
+
+DAMAGE = {
+    "cut index": lambda index, tokens: index.write_bytes(index.read_bytes()[:100]),
+    "empty index": lambda index, tokens: index.write_bytes(b""),
+    "index that is none": lambda index, tokens: index.write_text("index"),
+    "altered index": lambda index, tokens: index.write_bytes(index.read_bytes().replace(b"\x00\x01", b"\x01\x00")),
+    "index without starts": lambda index, tokens: np.savez(index, dtype="uint16"),
+    "no tokens": lambda index, tokens: tokens.unlink(),
+    "empty tokens": lambda index, tokens: tokens.write_bytes(b""),
+    "cut tokens": lambda index, tokens: tokens.write_bytes(tokens.read_bytes()[:-10]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_made_again(config, tmp_path, damage):
+    """Guards against a traceback, or documents that end early, for a cache that a full disk or a copy has damaged."""
+    cached = dataclasses.replace(config, cache_dir=str(tmp_path / "cache"))
+    whole = texts(open_corpus(cached, "train", BYTES))
+    (index,), (tokens,) = (tmp_path / "cache").glob("*.npz"), (tmp_path / "cache").glob("*.tokens")
+    before = index.read_bytes(), tokens.read_bytes()
+    DAMAGE[damage](index, tokens)
+    assert (index.read_bytes(), tokens.read_bytes() if tokens.exists() else None) != before
+    corpus_module._open_files.cache_clear()
+    assert texts(open_corpus(cached, "train", BYTES)) == whole
+    assert tokens.read_bytes() == before[1]

@@ -148,6 +148,19 @@ def test_skipped_records_are_counted(tmp_path):
         batches.close()
 
 
+def test_a_record_that_two_tasks_skip_counts_once(tmp_path):
+    """Guards against documents_and_passkeys, both of whose tasks read the documents, counting bad records twice."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "' + b"x" * 500 + b'"}\n{"text": "\xff"}\n{"text": "short"}\n')
+    documents = Documents(
+        paths=(str(path),), validation_fraction=0.0, bad_records="skip", short_documents="skip", loss_weight=0.5
+    )
+    for name in ("documents_and_passkeys", "documents", "passkey_documents"):
+        batches = open_batches(DataConfig(name, {"targets": 200}, 2, tasks={"documents": documents}))
+        assert batches.skipped == {"undecodable": 1, "short_document": 1}
+        batches.close()
+
+
 def test_vocabulary_of_the_settings(config, tokenizer_path):
     """Guards against tasks that are encoded with another vocabulary than the model is told of."""
     settings = config("passkey", vocabulary=HuggingFaceVocabulary(tokenizer_path), length=400)

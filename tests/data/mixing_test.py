@@ -12,8 +12,8 @@ from famjax.data.mixing import MixedExamples
 class Numbered:
     """Examples whose only target is their own number."""
 
-    def __init__(self, offset, size=None, skipped=None):
-        self.offset, self.size, self.skipped = offset, size, skipped or {}
+    def __init__(self, offset, size=None, skipped=None, corpus=None):
+        self.offset, self.size, self.skipped, self.corpus = offset, size, skipped or {}, corpus
 
     def __getitem__(self, index):
         assert self.size is None or index < self.size
@@ -63,3 +63,14 @@ def test_skipped_records_are_summed():
         [Numbered(0, skipped={"a": 1}), Numbered(9, skipped={"a": 2, "b": 3})], (1.0, 1.0), True, (0, 1)
     )
     assert mixed.skipped == {"a": 3, "b": 3}
+
+
+def test_skipped_records_of_one_corpus_count_once():
+    """Guards against a bad record counted by each task that reads it, and against two corpora taken for one."""
+    parts = [
+        Numbered(0, skipped={"a": 1}, corpus="shared"),
+        Numbered(9, skipped={"a": 1, "b": 2}, corpus="shared"),
+        Numbered(9, skipped={"a": 1}, corpus="another"),
+        Numbered(9, skipped={"a": 1}),
+    ]
+    assert MixedExamples(parts, (1.0,) * 4, True, (0, 1)).skipped == {"a": 3, "b": 2}

@@ -53,6 +53,8 @@ BAD = [
         r"a.jsonl:2: no field 'text' \(Documents.field\).*'body'",
         "missing_field",
     ),
+    ("a.jsonl", b'{"text": "x"}\n{"id": ' + b"9" * 5000 + b"}\n", "a.jsonl:2: JSON that .*4300 digits", "undecodable"),
+    ("a.jsonl", b'{"text": "x"}\n' + b"[" * 100_000 + b"\n", "a.jsonl:2: JSON that .*recursion", "undecodable"),
     ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', "a.jsonl:2: field 'text' is not a string", "missing_field"),
 ]
 

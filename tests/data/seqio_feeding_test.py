@@ -6,8 +6,10 @@ import logging
 import numpy as np
 import pytest
 
-from famjax.data.config import DataConfig
+from famjax.data import seqio_feeding
+from famjax.data.config import DataConfig, SentencePieceVocabulary
 from famjax.data.feeding import open_batches, open_vocabulary
+from famjax.data.task_config import Documents, PassKey
 from famjax.errors import ConfigError, DataError
 
 LENGTHS = {"inputs": 16, "targets": 12}
@@ -58,6 +60,17 @@ def broken(dataset):
     return dataset.map(apply)
 
 
+def weigh(weights, answers):
+    """A preprocessor that adds so many weights and answers, whatever the targets; None adds no answers."""
+    import tensorflow as tf
+
+    def apply(example):
+        added = {} if answers is None else {"answers": tf.zeros(answers, tf.bool)}
+        return {**example, "weights": tf.ones(weights), **added}
+
+    return lambda dataset: dataset.map(apply)
+
+
 def only(feature):
     """A preprocessor that leaves one feature."""
     return lambda dataset: dataset.map(lambda example: {feature: example[feature]})
@@ -89,6 +102,13 @@ def seqio_names():
     add("foreign_cacheable", both, seqio.CacheDatasetPlaceholder())
     add("foreign_cached", both, seqio.CacheDatasetPlaceholder(required=True))
     add("foreign_inputs", ("inputs",), only("inputs"))
+    add("foreign_many_weights", both, weigh(40, 12))
+    add("foreign_few_answers", both, weigh(12, 3))
+    add("foreign_no_answers", both, weigh(12, None))
+    add("foreign_large_inputs", both)
+    seqio.TaskRegistry.get("foreign_large_inputs").output_features["inputs"] = seqio.Feature(
+        seqio.PassThroughVocabulary(5000)
+    )
     seqio.MixtureRegistry.add("foreign_mixture", [("foreign", 1), ("foreign_noise", 2)])
     seqio.MixtureRegistry.add("keys_and_weighted", [("passkey", 1), ("foreign_weighted", 1)])
     seqio.MixtureRegistry.add("keys_and_text", [("passkey", 1), ("foreign_text", 1)])
@@ -234,3 +254,64 @@ def test_what_fails_inside_tensorflow_names_the_task():
     """Guards against tensorflow's traceback for bad data."""
     with pytest.raises(DataError, match=r"'foreign_broken' cannot be read"):
         next(open_batches(config("foreign_broken")))
+
+
+def test_inputs_count_in_the_vocabulary():
+    """Guards against a check of the embedding table that the ids of the inputs pass by."""
+    assert open_vocabulary(config("foreign")).vocab_size < 1000
+    vocabulary = open_vocabulary(config("foreign_large_inputs"))
+    assert vocabulary.vocab_size == 5000
+    assert vocabulary.decode(vocabulary.encode("text")) == "text", "the targets' own encoding"
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("foreign_many_weights", r"weights of shape \(40,\) and answers of shape \(12,\) for 12 targets"),
+        ("foreign_few_answers", r"weights of shape \(12,\) and answers of shape \(3,\) for 12 targets"),
+        ("foreign_no_answers", r"weights of shape \(12,\) and answers of shape \(0,\) for 12 targets"),
+    ],
+)
+def test_weights_of_another_length(name, shapes):
+    """Guards against numpy's broadcast error for weights that are not cut as the targets are."""
+    with pytest.raises(DataError, match=rf"'{name}' gives {shapes}.*--gin\.TASK_FEATURE_LENGTHS"):
+        next(open_batches(config(name)))
+
+
+def test_a_place_in_another_pipeline(monkeypatch):
+    """Guards against tensorflow's words, or its AssertionError, where a task has changed since the checkpoint."""
+    import seqio
+    import tensorflow as tf
+
+    message = r"'foreign_noise' does not fit(?s:.*)--gin\.MODEL_DIR"
+    batches = open_batches(config("foreign_noise"))
+    next(batches)
+    state = batches.state()
+    with pytest.raises(DataError, match=message):
+        open_batches(config("foreign_noise"), state={**state, "iterator": seqio_feeding._save(tf.Variable(1.0))})
+    task = seqio.TaskRegistry.get("foreign_noise")
+    monkeypatch.setitem(task.__dict__, "preprocessors", task.preprocessors[:1])
+    with pytest.raises(DataError, match=message):
+        open_batches(config("foreign_noise"), state=state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"tasks": {"passkey": PassKey(depth=0.5, digits=7)}}, r"'passkey'.*PassKey\.depth, PassKey\.digits\."),
+        ({"tasks": {"associative_recall": PassKey()}}, r"DataConfig\.tasks\['associative_recall'\]"),
+        ({"vocabulary": SentencePieceVocabulary("none.model")}, r"DataConfig\.vocabulary"),
+    ],
+)
+def test_settings_that_a_mixture_would_ignore(settings, named):
+    """Guards against --gin.PassKey.depth without effect: a seqio mixture keeps the tasks that it was made of."""
+    with pytest.raises(ConfigError, match=rf"{named}(?s:.*)register_tasks"):
+        open_batches(config("keys_and_recall", {"targets": 300}, **settings))
+
+
+def test_settings_that_a_mixture_has():
+    """Guards against a mixture refused for defaults, or for settings of tasks that it does not have."""
+    tasks = {"passkey": PassKey(), "documents": Documents(loss_weight=0.5), "more": PassKey(depth=0.5)}
+    assert next(open_batches(config("keys_and_recall", {"targets": 300}, tasks=tasks)))["valid"].any()
+    elsewhere = {"tasks": {"passkey": PassKey(depth=0.5)}, "vocabulary": SentencePieceVocabulary("none.model")}
+    assert next(open_batches(config("foreign_mixture", **elsewhere)))["valid"].any()

@@ -1,5 +1,7 @@
 """Tests of famjax.data.seqio_tasks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,21 @@ def test_others_names_are_left_alone():
         assert not seqio_tasks.is_famjax_task("their_keys")
     finally:
         seqio.TaskRegistry.remove("their_keys")
+
+
+def test_registered_settings_may_be_asked_for(tasks):
+    """Guards against settings refused that were registered, and against those of a task inside a task passed over."""
+    import seqio
+
+    from famjax.data import seqio_tasks
+
+    task = seqio.TaskRegistry.get("mine")
+    seqio_tasks.check_settings(task, tasks, ByteVocabulary())
+    seqio_tasks.check_settings(task, {}, ByteVocabulary())
+    changed = {**tasks, "documents": dataclasses.replace(tasks["documents"], loss_weight=0.5)}
+    with pytest.raises(ConfigError, match=r"'mine' .* Documents\.loss_weight\. "):
+        seqio_tasks.check_settings(task, changed, ByteVocabulary())
+    # The text around the keys is that of the task "documents".
+    with pytest.raises(ConfigError, match=r"Documents\.loss_weight\. "):
+        seqio_tasks.check_settings(seqio.TaskRegistry.get("passkey_documents"), changed, ByteVocabulary())
+    seqio_tasks.check_settings(seqio.TaskRegistry.get("passkey"), changed, ByteVocabulary())

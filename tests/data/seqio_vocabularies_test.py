@@ -64,3 +64,14 @@ def test_equality(tokenizer_path, sentencepiece_path):
     assert one.as_seqio() == one.as_seqio()
     assert one.as_seqio() != other.as_seqio()
     assert one.as_seqio() != make_vocabulary(SentencePieceVocabulary(sentencepiece_path)).as_seqio()
+
+
+def test_the_largest_of_several_counts():
+    """Guards against ids of a task's inputs beyond an embedding table that was checked against its targets."""
+    import seqio
+
+    from famjax.data.seqio_vocabularies import FromSeqio
+
+    small, large = seqio.PassThroughVocabulary(300), seqio.PassThroughVocabulary(5000)
+    assert FromSeqio(small).vocab_size == 300
+    assert FromSeqio(small, large).vocab_size == FromSeqio(large, small).vocab_size == 5000

@@ -106,3 +106,20 @@ def test_bad_files_are_named(kind, content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(DataError, match=rf"vocabulary\.file: .*{kind.__name__}\.path"):
         make_vocabulary(kind(str(path)))
+
+
+def test_saved_truncation_and_padding_are_off(tokenizer_path, tmp_path):
+    """Guards against documents that are cut, or padded, at the length that a tokenizer.json was saved with."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(tokenizer_path)
+    tokenizer.enable_truncation(max_length=3)
+    tokenizer.enable_padding(length=40)
+    path = str(tmp_path / "tokenizer.json")
+    tokenizer.save(path)
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(path))
+    for text in AWKWARD:
+        assert (
+            vocabulary.encode(text).tolist()
+            == make_vocabulary(HuggingFaceVocabulary(tokenizer_path)).encode(text).tolist()
+        )

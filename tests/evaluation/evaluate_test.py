@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from famjax.data.vocabularies import Bytes
 from famjax.errors import CheckpointError, ConfigError, DataError, Stopped
 from famjax.evaluation import evaluate as module
 from famjax.evaluation.config import EvalJob
@@ -22,7 +23,7 @@ def job(tmp_path_factory) -> EvalJob:
     folder = tmp_path_factory.mktemp("runs")
     training = make_job(folder, "run")
     with Checkpointer(training.model_dir, training.checkpoint, training.model) as checkpointer:
-        checkpointer.save(7, make_program(training).init(), {}, force=True)
+        checkpointer.save(7, make_program(training).init(), {"vocabulary": "bytes"}, force=True)
     data = dataclasses.replace(
         training.data, mixture_or_task_name="recall", split="validation", shuffle=False, prefetch=0
     )
@@ -79,6 +80,24 @@ def test_an_example_shorter_than_its_question(job):
     with pytest.raises(ConfigError, match="10 tokens has no room") as error:
         evaluate(dataclasses.replace(job, lengths=(10,), output_dir=job.output_dir + "/short"))
     assert error.value.exit_code == 2
+
+
+def test_another_vocabulary_than_in_training(job, monkeypatch):
+    """Guards against ids of one vocabulary scored as those of another, with figures that look plausible."""
+    monkeypatch.setattr(Bytes, "fingerprint", "other bytes")
+    with pytest.raises(ConfigError, match=r"another vocabulary than .*ByteVocabulary.*--gin\.VOCABULARY"):
+        evaluate(job)
+
+
+def test_data_is_read_before_anything_is_compiled(job, monkeypatch):
+    """Guards against an empty split that is found after the lengths before it, and against results lost to it."""
+    monkeypatch.setattr(module, "compile_evaluation", lambda *arguments, **settings: pytest.fail("compiled"))
+    folder = Path(job.output_dir) / "kept"
+    folder.mkdir(parents=True)
+    (folder / "results.jsonl").write_text("of an earlier run")
+    with pytest.raises(ConfigError, match="10 tokens has no room"):
+        evaluate(dataclasses.replace(job, lengths=(32, 10), output_dir=str(folder)))
+    assert (folder / "results.jsonl").read_text() == "of an earlier run"
 
 
 def test_a_missing_checkpoint(job, tmp_path):
@@ -139,3 +158,36 @@ def test_a_signal_keeps_what_is_written(job, monkeypatch):
     assert error.value.exit_code == 143
     (line,) = (Path(output_dir) / "results.jsonl").read_text().splitlines()
     assert json.loads(line)["length"] == 20
+
+
+def test_lengths_with_and_without_answers():
+    """Guards against a KeyError, after the last length, where one length has no answers."""
+    answered = {"length": 20, "loss": 1.0, "accuracy": 0.5, "answer_accuracy": 0.25, "exact_match": 0.125}
+    bare = {"length": 32, "loss": 2.0, "accuracy": 0.75}
+    for results in ([answered, bare], [bare, answered]):
+        table = module.results_table(results)
+        assert [column.header for column in table.columns] == [
+            "length",
+            "loss",
+            "accuracy",
+            "answer accuracy",
+            "exact match",
+        ]
+        rows = set(zip(*(column.cells for column in table.columns), strict=True))
+        assert rows == {
+            ("20", "1.0000", "0.5000", "0.2500", "0.1250"),
+            ("32", "2.0000", "0.7500", "-", "-"),
+        }
+    assert len(module.results_table([bare]).columns) == 3
+
+
+def test_numbers_that_are_not_finite_are_strings(tmp_path):
+    """Guards against lines that are not JSON where a diverged model is evaluated."""
+    values = {"loss": float("inf"), "by_position": [{"begin": 0, "loss": float("nan"), "accuracy": 0.5}]}
+    module._append(str(tmp_path), {"length": 20, **values})
+    line = (tmp_path / "results.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "length": 20,
+        "loss": "Infinity",
+        "by_position": [{"begin": 0, "loss": "NaN", "accuracy": 0.5}],
+    }

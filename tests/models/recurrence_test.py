@@ -334,12 +334,20 @@ def test_diagnostics_equal_hand_count():
     diagnostics = output.diagnostics
     fam = np.asarray(output.state.fam[0])
     rms = [np.sqrt(np.mean(row**2)) for row in fam]
-    np.testing.assert_allclose(diagnostics.fam_norm[0], np.mean(rms), rtol=1e-5)
-    assert diagnostics.fam_update[0] == 0, "a text's first update does not count"
+    np.testing.assert_allclose(diagnostics.fam_norm.mean[0], np.mean(rms), rtol=1e-5)
+    assert diagnostics.fam_update.mean[0] == 0, "a text's first update does not count"
     later = call(config, params, tokens, output.state, jnp.array([BLOCK, BLOCK - 1]))
     new, old = np.asarray(later.state.fam[0]), fam
     change = [np.mean((new[row] - old[row]) ** 2) / np.mean(new[row] ** 2) for row in (0, 1)]
-    np.testing.assert_allclose(later.diagnostics.fam_update[0], np.mean(change), rtol=1e-5)
+    np.testing.assert_allclose(later.diagnostics.fam_update.mean[0], np.mean(change), rtol=1e-5)
+    whole = call(config, params, tokens := random_tokens(2, 3 * BLOCK), start(config, params, 2)).diagnostics
+    states, departures = [start(config, params, 2)], []
+    for block in range(3):
+        states.append(call(config, params, tokens[:, block * BLOCK :][:, :BLOCK], states[-1]).state)
+    for state in states[2:]:
+        first, now = np.asarray(states[1].fam[0]), np.asarray(state.fam[0])
+        departures += [np.mean((now[row] - first[row]) ** 2) / np.mean(now[row] ** 2) for row in (0, 1)]
+    np.testing.assert_allclose(whole.fam_departure.mean[0], np.mean(departures), rtol=1e-5)
     zero_queries = {
         **params["layers"]["attention"],
         "query": {"kernel": 0 * params["layers"]["attention"]["query"]["kernel"]},
@@ -347,6 +355,6 @@ def test_diagnostics_equal_hand_count():
     uniform = {**params, "layers": {**params["layers"], "attention": zero_queries}}
     shares = call(
         config, uniform, tokens[:1], start(config, uniform, 1), jnp.array([BLOCK + 1])
-    ).diagnostics.fam_attention
+    ).diagnostics.fam_attention.mean
     expected = [3 / (3 + 1 + slot) for slot in range(BLOCK)] + [3 / (BLOCK + 3 + 1)]
     np.testing.assert_allclose(shares[0], np.mean(expected), rtol=1e-5)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from famjax.errors import NumericsError, Stopped
+from famjax.errors import ConfigError, DataError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.training import loop
-from famjax.training.config import CheckpointConfig, Curriculum, LoggingConfig, TrainJob
+from famjax.training.config import CheckpointConfig, Curriculum, LoggingConfig, RestoreConfig, TrainJob
 from famjax.training.evaluator import EvaluationSums
 from famjax.training.losses import ScoreSums
 from famjax.training.program import Program
@@ -229,3 +229,31 @@ def test_the_last_evaluation_counts(steps, tmp_path):
     loop.train(job)
     assert steps.events == ["evaluation"]
     assert [line["step"] for line in log_of(job)] == [1, 2, 3, 4, 4]
+
+
+def test_nothing_to_train_is_said(steps, tmp_path, capsys):
+    """Guards against a run that reports old results under new settings, and says nothing."""
+    job = simple_job(tmp_path)
+    loop.train(job)
+    settings = Path(job.model_dir) / "config.gin"
+    settings.write_text("of the run")
+    steps.events = []
+    loop.train(dataclasses.replace(job, total_steps=6))
+    assert "nothing to train: step 8 is not before TRAIN_STEPS = 6" in capsys.readouterr().out
+    assert steps.events == []
+    assert settings.read_text() == "of the run"
+    restore = RestoreConfig(path=job.model_dir, step=True)
+    with pytest.raises(ConfigError, match=r"continues at step 8 .*--gin\.TRAIN_STEPS=8"):
+        loop.train(dataclasses.replace(job, model_dir=str(tmp_path / "next"), restore=restore))
+
+
+def test_data_is_read_before_anything_is_compiled(steps, tmp_path):
+    """Guards against a glob without files, or a stage too short for its task, that is found after hours."""
+    job = simple_job(tmp_path)
+    missing = make_data(str(tmp_path / "none" / "*.txt"))
+    with pytest.raises(DataError, match="none"):
+        loop.train(dataclasses.replace(job, data=missing))
+    stages = Curriculum(({"max_length": 32, "steps": 4}, {"max_length": 5}))
+    with pytest.raises(ConfigError, match="5 tokens"):
+        loop.train(dataclasses.replace(job, curriculum=stages))
+    assert steps.events == []

@@ -57,7 +57,7 @@ def test_adamw_equals_hand_values():
 
 def test_the_rate_follows_the_schedule():
     """Guards against a rate that is one step early or late, and against a report that differs from what is applied."""
-    config = AdamW(Schedule(0.5, warmup_steps=2), clip_norm=None, beta1=0.0, beta2=0.0, epsilon=0.0)
+    config = AdamW(Schedule(0.5, warmup_steps=2), clip_norm=None, beta1=0.0, beta2=0.0, epsilon=1e-12)
     params = {"w": jnp.zeros(3)}
     optimizer = make_optimizer(dataclasses.replace(config, weight_decay_exclude=()), params)
     state = optimizer.init(params)
