@@ -69,7 +69,7 @@ def draw(results: Results, job: CompareJob, path: epath.Path) -> None:
         axes.set_title(job.title, loc="left", fontsize=11)
     axes.grid(axis="y", color="0.88")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left")
+    axes.legend(frameon=True, framealpha=1, facecolor="white", edgecolor="white", loc="center left")
     figure.tight_layout()
     # Without the version of matplotlib in the file, the same results give the same bytes.
     figure.savefig(path, metadata={"Software": None})
