@@ -68,8 +68,8 @@ class TransformerConfig:
       norm_epsilon: added to the mean square in RMSNorm.
       dropout_rate: on the embeddings and on both residual branches, in training.
       dtype: of activations; parameters, softmax, norms' statistics and the loss are float32 always.
-      remat_policy: what the backward pass of a layer keeps: "none" keeps everything, "full" recomputes everything,
-        "dots" keeps matrix products, "dots_without_batch" those with no batch dimension (projections and MLP).
+      remat_policy: what the backward pass of a layer keeps: "none" all but tokens' attention, "full" nothing, "dots"
+        matrix products, "dots_without_batch" those with no batch dimension (projections and MLP).
     """
 
     vocab_size: int

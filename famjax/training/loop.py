@@ -312,7 +312,8 @@ class Loop:
         """Compiles on another thread, so that a signal is noticed meanwhile."""
         self._display.doing(f"compiling the {name}")
         program, seconds = run_interruptible(lambda: timed(compile_program), self._stop)
-        self._clock.compiled(seconds)
+        self._display.report(f"compiled the {name} in {seconds:.1f} s")
+        self._clock.compiled()
         return program
 
     def _end(self) -> None:

@@ -17,8 +17,8 @@ from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
 from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
-from famjax.training.optimizers import frozen_parameters
-from famjax.training.schedules import make_schedule, ramp
+from famjax.training.optimizers import frozen_parameters, learning_rate
+from famjax.training.schedules import ramp
 from famjax.training.state import TrainState
 from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
 
@@ -85,7 +85,7 @@ def train_step(
         "z_loss": sums.z_loss / jnp.maximum(sums.weight, 1e-8),
         "gradient_norm": optax.tree.norm(gradients),
         "update_norm": optax.tree.norm(updates),
-        "learning_rate": jnp.asarray(make_schedule(job.optimizer.schedule)(state.step)),
+        "learning_rate": jnp.asarray(learning_rate(job.optimizer, state.step)),
         "state_passed": is_passed,
         "tokens": jnp.sum(batch["lengths"]),
         "answered": sums.answered,

@@ -76,12 +76,9 @@ class ThroughputClock:
         self._dropped_through = 1
         self._interval_start = now()
         self._sums = _Sums()
-        self.compile_seconds = 0.0
-        self.excluded_seconds = 0.0
 
-    def compiled(self, seconds: float) -> None:
-        """Notes a compilation that took so long; the next step dispatched is the first of its program."""
-        self.compile_seconds += seconds
+    def compiled(self) -> None:
+        """Notes a compilation; the next step dispatched is the first of its program."""
         self._dropped_through = self._dispatched + 1
 
     def step_dispatched(self) -> None:
@@ -111,12 +108,10 @@ class ThroughputClock:
     @contextmanager
     def exclude(self) -> Iterator[None]:
         """Keeps the time within out of the rates."""
-        start = self._now()
         try:
             yield
         finally:
             end = self._now()
-            self.excluded_seconds += end - start
             # Steps still in flight may have finished long before the loop comes to ask for them.
             self._dropped_through = max(self._dropped_through, self._dispatched)
             # Where none is in flight, the next step's interval begins here.
