@@ -58,8 +58,8 @@ def test_an_evaluation_job_is_checked(job):
 
 def test_a_vocabulary_larger_than_the_table_is_told(job):
     """Token ids beyond the table read its last row in jax, without an error."""
-    check_vocabulary(job.model, 259)
+    check_vocabulary(job.model, 264)
     with pytest.raises(
-        ConfigError, match=r"vocab_size = 259 .* 260 tokens; set --gin.TransformerConfig.vocab_size=260"
+        ConfigError, match=r"vocab_size = 264 .* 265 tokens; set --gin.TransformerConfig.vocab_size=265"
     ):
-        check_vocabulary(job.model, 260)
+        check_vocabulary(job.model, 265)
