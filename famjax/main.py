@@ -64,6 +64,12 @@ RUN_MODES = {
 }
 
 
+_MEMORY_HINT = (
+    "Lower --gin.BATCH_SIZE, --gin.TASK_FEATURE_LENGTHS or --gin.EvalJob.lengths, raise --gin.NUM_MICROBATCHES, or set "
+    "--gin.TransformerConfig.remat_policy=\"'full'\"."
+)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Does what the arguments say and returns the exit code.
 
@@ -88,6 +94,11 @@ def main(arguments: Sequence[str]) -> int:
         else:
             sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except RuntimeError as error:
+        if show_traceback or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.stderr.write(f"Out of memory: {str(error).splitlines()[0]}\n  {_MEMORY_HINT}\n")
+        return ConfigError.exit_code
     return 0
 
 

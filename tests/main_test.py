@@ -86,6 +86,20 @@ def test_a_bug_keeps_its_traceback(jobs, monkeypatch):
         main.main(COMPLETE)
 
 
+def test_out_of_memory_is_told_with_what_to_lower(jobs, monkeypatch, capsys):
+    """The most common of all failures, in jax's words forty lines long."""
+
+    def fail(job):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 426918316208 bytes.\nand so on")
+
+    monkeypatch.setattr(sys.modules["stand_in_for_a_run_mode"], "train", fail)
+    assert main.main(COMPLETE) == 2
+    stderr = capsys.readouterr().err
+    assert "426918316208 bytes" in stderr
+    assert "--gin.BATCH_SIZE" in stderr
+    assert len(stderr.splitlines()) == 2
+
+
 def test_dry_run_does_not_run(jobs, capsys):
     """Whoever asks what a job would do has not asked for it."""
     assert main.main([*COMPLETE, "--dry_run"]) == 0

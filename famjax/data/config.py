@@ -49,8 +49,8 @@ class DataConfig:
 
     Attributes:
       mixture_or_task_name: a famjax task, or any mixture or task of the seqio registry.
-      task_feature_lengths: tokens an example, by feature ("targets", and "inputs" where a seqio task has them; famjax
-        tasks have targets only); a batch is as long as their sum.
+      task_feature_lengths: tokens an example, by feature ("targets", and "inputs" where a seqio task has them); a
+        batch is as long as their sum. famjax tasks have targets only.
       batch_size: examples in the global batch [B].
       split: "train", "validation", or any split that a seqio task has.
       shuffle: whether examples come in an order drawn from `seed`.

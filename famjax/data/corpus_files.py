@@ -42,22 +42,33 @@ def corpus_files(config: Documents, split: str) -> list[CorpusFile]:
     if config.validation_paths:
         return _matches(config.paths if split == "train" else config.validation_paths)
     files = _matches(config.paths)
-    chosen = [
-        file for file in files if _in_validation(file.name, config.validation_fraction) == (split == "validation")
-    ]
+    validation = _validation_files(files, config.validation_fraction)
+    chosen = [file for file in files if (file in validation) == (split == "validation")]
     if not chosen:
         raise DataError(
-            f"The {split} split of the documents has none of the {len(files)} files: all fell into the other one. "
-            "Set Documents.validation_paths, or change Documents.validation_fraction "
-            f"(it is {config.validation_fraction})."
+            f"The {split} split of the documents has none of the {len(files)} files (Documents.validation_fraction is "
+            f"{config.validation_fraction}). Set --gin.Documents.validation_paths=\"['...']\", or train without "
+            "evaluation: --gin.TrainJob.eval_data=None."
         )
     return chosen
 
 
-def _in_validation(name: str, fraction: float) -> bool:
-    """Whether a file is for validation: a function of its name alone, so that other files do not change it."""
-    digest = hashlib.sha256(os.fsencode(name)).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def _validation_files(files: list[CorpusFile], fraction: float) -> set[CorpusFile]:
+    """The files for validation: each by a hash of its name alone, so that other files do not change it.
+
+    Where that would leave a split empty, and there are two files, the file nearest to the limit changes sides.
+    """
+    ranked = sorted(files, key=_rank)
+    count = sum(_rank(file) < fraction for file in files)
+    if 0 < fraction < 1 and len(files) > 1:
+        count = min(max(count, 1), len(files) - 1)
+    return set(ranked[:count])
+
+
+def _rank(file: CorpusFile) -> float:
+    """A number in [0, 1) that the file's name gives."""
+    digest = hashlib.sha256(os.fsencode(file.name)).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _matches(patterns: tuple[str, ...]) -> list[CorpusFile]:
@@ -76,7 +87,9 @@ def _matches(patterns: tuple[str, ...]) -> list[CorpusFile]:
         # As in a shell, a wildcard does not stand for a hidden name.
         names = [name for name in names if "/." in f"/{below}" or not any(part.startswith(".") for part in name.parts)]
         if not names:
-            raise DataError(f"No file matches {pattern!r} (Documents.paths, Documents.validation_paths).")
+            folder = Path(pattern).expanduser()
+            hint = f" It is a folder: write '{pattern}/**/*'." if folder.is_dir() else f" (looked for in {Path.cwd()})"
+            raise DataError(f"No file matches {pattern!r} (Documents.paths, Documents.validation_paths).{hint}")
         for name in names:
             found.setdefault((root / name).resolve(), CorpusFile(name.as_posix(), str(root / name)))
     return sorted(found.values())

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import logging
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _log = logging.getLogger(__name__)
+
+_MODULE_HINT = " seqio tasks of your own need --gin.MIXTURE_OR_TASK_MODULE."
 
 
 def seqio_vocabulary(config: DataConfig) -> Vocabulary:
@@ -61,6 +64,8 @@ def _provider(config: DataConfig) -> "seqio.Task | seqio.Mixture":
     """Finds a task or mixture in seqio's registry, where famjax's own are registered too."""
     name = config.mixture_or_task_name
     known = registry.task_names(config.tasks)
+    if config.module is None and "seqio" not in sys.modules:  # Nobody can have registered a task: say so at once.
+        raise ConfigError(registry.unknown_task_message(name, known, _MODULE_HINT))
     try:
         import seqio
         import tensorflow as tf
@@ -73,8 +78,7 @@ def _provider(config: DataConfig) -> "seqio.Task | seqio.Mixture":
         tf.config.set_visible_devices([], "GPU")
     known = sorted({*known, *seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
     if name not in known:
-        hint = "" if config.module else " seqio tasks of your own need --gin.MIXTURE_OR_TASK_MODULE."
-        raise ConfigError(registry.unknown_task_message(name, known, hint))
+        raise ConfigError(registry.unknown_task_message(name, known, "" if config.module else _MODULE_HINT))
     provider = seqio.get_mixture_or_task(name)
     if config.split not in provider.splits:
         raise ConfigError(

@@ -45,7 +45,7 @@ class TrainingFeed:
     def next_batch(self, stage: int) -> dict[str, jax.Array]:
         """The next batch of this stage."""
         if stage != self._stage:
-            self._open(stage)
+            self.open(stage)
         try:
             batch = next(self._batches)
         except StopIteration as error:
@@ -74,7 +74,13 @@ class TrainingFeed:
         if self._batches is not None:
             self._batches.close()
 
-    def _open(self, stage: int) -> None:
+    def open(self, stage: int) -> None:
+        """Opens the stream of a stage, where the last one stands.
+
+        Raises:
+          ConfigError: the saved place is in other data.
+          DataError: the data cannot be read.
+        """
         state = self.state() or None
         self.close()
         lengths = (self._stages[stage].min_length, self._stages[stage].max_length) if self._stages else None

@@ -52,6 +52,7 @@ def train(job: TrainJob) -> None:
         with Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             state, data_state, resumed_from = _start(program, checkpointer, display)
             feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state)
+            feed.open(int(state.progress.stage))
             writers = MetricWriters(
                 str(model_dir), resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
             )
@@ -84,7 +85,7 @@ def _start(
         display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
         if restored.step >= job.total_steps:
             display.report(
-                f"nothing to train: step {restored.step} is not before TRAIN_STEPS = {job.total_steps}; raise that, or "
+                f"nothing to train: that is the last of TRAIN_STEPS = {job.total_steps}, or beyond it; raise it, or "
                 "set another MODEL_DIR"
             )
         return restored.state, restored.data_state, restored.step
@@ -221,14 +222,17 @@ class Loop:
             self._report_stage(finished)
         self._require_finite(finished.step, metrics)
         shown = {name: float(metrics[name]) for name in _REPORTED}
+        logged: dict[str, Any] = {}
         if finished.step % job.logging.period == 0 or finished.step == job.total_steps:
             rates = self._clock.take_rates()
             if rates is not None:
                 self._last_shown = rates.as_metrics()
-            self._writers.write(finished.step, {**metrics, "length": length, **(rates.as_metrics() if rates else {})})
+            logged |= {**metrics, "length": length, **(rates.as_metrics() if rates else {})}
         every = job.logging.diagnostics_period
         if every is not None and finished.step % every == 0 and job.model.memory.fam_length:
-            self._writers.write(finished.step, diagnostics)
+            logged |= diagnostics
+        if logged:
+            self._writers.write(finished.step, logged)
         self._display.show(
             Progress(
                 step=finished.step,

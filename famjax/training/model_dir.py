@@ -30,8 +30,11 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> e
       The absolute path.
 
     Raises:
-      CheckpointError: the folder cannot be made or written, or (a local one) has less space than one checkpoint needs.
+      CheckpointError: the path is empty; the folder cannot be made or written, or (a local one) has less space than
+        one checkpoint needs.
     """
+    if not os.fspath(model_dir).strip():
+        raise CheckpointError(f"MODEL_DIR is empty. Set {FLAG} to a folder.")
     folder = absolute_path(model_dir)
     probe = folder / f".write_probe_{os.getpid()}"
     try:

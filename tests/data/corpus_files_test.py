@@ -67,6 +67,31 @@ def test_empty_glob_is_an_error(corpus_dir):
         corpus_files(Documents(paths=(f"{corpus_dir}/part0/*", f"{corpus_dir}/nothing*.txt")), "train")
 
 
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 1 - 1e-9])
+def test_two_files_are_enough(tmp_path, fraction):
+    """Guards against a small corpus that chance leaves without validation, or without training."""
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("text")
+        config = Documents(paths=(f"{tmp_path}/*.txt",), validation_fraction=fraction)
+        if number:
+            assert len(names(config, "train")) + len(names(config, "validation")) == number + 1
+
+
+def test_one_file_has_one_split(tmp_path):
+    """The message says how to train on it without evaluation."""
+    (tmp_path / "0.txt").write_text("text")
+    config = Documents(paths=(f"{tmp_path}/0.txt",), validation_fraction=1e-9)
+    assert names(config, "train") == ["0.txt"]
+    with pytest.raises(DataError, match=r"none of the 1 files.*--gin\.TrainJob\.eval_data=None"):
+        corpus_files(config, "validation")
+
+
+def test_a_folder_for_a_glob_is_explained(tmp_path):
+    """Whoever names a folder means all files in it."""
+    with pytest.raises(DataError, match=r"It is a folder: write '.*/\*\*/\*'"):
+        corpus_files(Documents(paths=(str(tmp_path),)), "train")
+
+
 def test_empty_split_is_an_error(corpus_dir):
     """Guards against an evaluation over nothing."""
     with pytest.raises(DataError, match=r"validation split.*Documents\.validation_paths"):

@@ -239,12 +239,26 @@ def test_nothing_to_train_is_said(steps, tmp_path, capsys):
     settings.write_text("of the run")
     steps.events = []
     loop.train(dataclasses.replace(job, total_steps=6))
-    assert "nothing to train: step 8 is not before TRAIN_STEPS = 6" in capsys.readouterr().out
+    assert "nothing to train: that is the last of TRAIN_STEPS = 6, or beyond it" in capsys.readouterr().out
     assert steps.events == []
     assert settings.read_text() == "of the run"
     restore = RestoreConfig(path=job.model_dir, step=True)
     with pytest.raises(ConfigError, match=r"continues at step 8 .*--gin\.TRAIN_STEPS=8"):
         loop.train(dataclasses.replace(job, model_dir=str(tmp_path / "next"), restore=restore))
+
+
+def test_a_refused_resume_changes_nothing(steps, tmp_path):
+    """Guards against settings of a refused run in config.gin, and against a refusal after the compilation."""
+    job = simple_job(tmp_path)
+    loop.train(job)
+    settings = Path(job.model_dir) / "config.gin"
+    settings.write_text("of the run")
+    steps.events = []
+    other = dataclasses.replace(job, total_steps=12, data=dataclasses.replace(job.data, seed=5))
+    with pytest.raises(ConfigError, match="seed"):
+        loop.train(other)
+    assert steps.events == []
+    assert settings.read_text() == "of the run"
 
 
 def test_data_is_read_before_anything_is_compiled(steps, tmp_path):

@@ -27,6 +27,12 @@ def test_an_unwritable_folder(tmp_path):
         assert error.value.exit_code == 4
 
 
+def test_an_empty_path():
+    """An empty variable of the shell would fill the working directory with checkpoints."""
+    with pytest.raises(CheckpointError, match=r"MODEL_DIR is empty\. Set --gin\.MODEL_DIR"):
+        prepare_model_dir("", 0)
+
+
 def test_a_full_disk(tmp_path):
     """Found after an hour; or a message without the figures."""
     with pytest.raises(CheckpointError) as error:
