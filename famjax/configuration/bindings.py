@@ -128,7 +128,8 @@ class _Reader:
         try:
             self._read([parse_flag(name, value)])
         except ConfigError as error:
-            self.problems.append(str(error))
+            hint = f"\n  The class of that name is --gin.{name}=@{value}()" if value in configurable_names() else ""
+            self.problems.append(f"{error}{hint}")
 
     def check_macros(self) -> None:
         """A macro that is set but that nothing refers to has no effect: it is misspelled, or belongs to other files.

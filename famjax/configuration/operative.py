@@ -34,6 +34,25 @@ def write(model_dir: str | os.PathLike[str]) -> None:
         path.write_text(to_text(configuration), encoding="utf-8")
 
 
+def changes(model_dir: str | os.PathLike[str]) -> list[str]:
+    """What `write` would change in MODEL_DIR/config.gin, as "BATCH_SIZE: 16, now 8"; nothing where there is no file."""
+    path = epath.Path(model_dir) / FILE_NAME
+    if not _current or not path.exists():
+        return []
+    before, now = _assignments(path.read_text(encoding="utf-8")), _assignments(to_text(_current[0]))
+    return [
+        f"{name}: {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _assignments(text: str) -> dict[str, str]:
+    """The lines "name = value" of a configuration that `to_text` wrote."""
+    parts = (line.partition(" = ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, equals, value in parts if equals}
+
+
 def to_text(configuration: Configuration) -> str:
     """Returns the configuration as a gin file."""
     bindings = configuration.bindings

@@ -1,5 +1,6 @@
 """The training loop: `train(job)` is `--run_mode=train`."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,7 +23,7 @@ from famjax.training.display import Display, Progress, open_display
 from famjax.training.evaluator import evaluate_batches, summarize
 from famjax.training.feed import TrainingFeed, check_data, device_batches
 from famjax.training.flops import peak_flops, train_step_flops
-from famjax.training.model_dir import checkpoint_bytes, prepare_model_dir
+from famjax.training.model_dir import checkpoint_bytes, hold, prepare_model_dir
 from famjax.training.optimizers import with_schedule_step
 from famjax.training.program import Program, TrainStep, compile_evaluation, make_program, timed
 from famjax.training.restore import initialize_from
@@ -49,7 +50,8 @@ def train(job: TrainJob) -> None:
         _check_data(job)
         program = make_program(job)
         model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.abstract_state))
-        with Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
+        alone = hold(model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
+        with alone, Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             state, data_state, resumed_from = _start(program, checkpointer, display)
             feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state)
             feed.open(int(state.progress.stage))
@@ -58,6 +60,8 @@ def train(job: TrainJob) -> None:
             )
             with writers:
                 if int(state.step) < job.total_steps:
+                    for change in operative.changes(model_dir):
+                        display.report(f"changed since the last start: {change}")
                     operative.write(model_dir)
                 try:
                     Loop(program, state, feed, checkpointer, writers, display, stop).run()

@@ -1,8 +1,11 @@
 """MODEL_DIR before the first step: can it be written, does a checkpoint fit?"""
 
+import contextlib
+import fcntl
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -53,3 +56,32 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> e
                 "to a folder on another disk."
             )
     return folder
+
+
+@contextlib.contextmanager
+def hold(model_dir: epath.Path) -> Iterator[None]:
+    """Keeps a second run out of MODEL_DIR while this one writes there; a bucket ("gs://...") is not guarded.
+
+    The lock is the system's, on the folder itself: it ends with the process, however that ends, and leaves no file.
+
+    Raises:
+      CheckpointError: another process (or another call) holds it.
+    """
+    if is_remote(model_dir):
+        yield
+        return
+    folder = os.open(model_dir, os.O_RDONLY)
+    try:
+        _lock(folder, model_dir)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, model_dir: epath.Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise CheckpointError(
+            f"{model_dir}: another run is writing there. Wait for it, stop it, or set {FLAG} to another."
+        ) from error

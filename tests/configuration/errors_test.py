@@ -27,7 +27,10 @@ TYPES = {
     "int_for_bool": (["--gin.USE_CACHED_TASKS=1"], ["--gin.USE_CACHED_TASKS", "1 (int)", "True or False"]),
     "none_for_int": (["--gin.TRAIN_STEPS=None"], ["--gin.TRAIN_STEPS", "is None", "expected an int"]),
     "not_a_choice": (["--gin.Schedule.decay='cos'"], ["--gin.Schedule.decay", "'cos'", "'cosine'"]),
-    "string_for_tuple": (["--gin.AdamW.freeze='.*'"], ["--gin.AdamW.freeze", "'.*' (str)", "a tuple of a string"]),
+    "string_for_tuple": (
+        ["--gin.AdamW.freeze='.*'"],
+        ["--gin.AdamW.freeze", "'.*' (str)", "a tuple of a string", """--gin.AdamW.freeze="['.*']\""""],
+    ),
     "inside_a_dict": (
         ["--gin.TASK_FEATURE_LENGTHS={'targets': 'a'}"],
         ["--gin.TASK_FEATURE_LENGTHS", "['targets']", "'a' (str)", "expected an int"],
@@ -42,6 +45,7 @@ TYPES = {
 }
 SYNTAX = {
     "unquoted_path": (["--gin.MODEL_DIR=/tmp/x"], ["--gin.MODEL_DIR=/tmp/x", """--gin.MODEL_DIR="'/tmp/x'\""""]),
+    "unquoted_class": (["--gin.OPTIMIZER=Adafactor"], ["--gin.OPTIMIZER=Adafactor", "--gin.OPTIMIZER=@Adafactor()"]),
     "unquoted_word": (["--gin.MODEL_DIR=runs"], ["--gin.MODEL_DIR=runs", """--gin.MODEL_DIR="'runs'\""""]),
     "unquoted_words": (["--gin.MODEL_DIR=my runs"], ["""--gin.MODEL_DIR="'my runs'\""""]),
     "unquoted_number_and_word": (["--gin.MODEL_DIR=2024-run"], ["""--gin.MODEL_DIR="'2024-run'\""""]),

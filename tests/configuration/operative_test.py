@@ -55,6 +55,14 @@ def test_macros_of_the_file_are_overridden_by_flags(written):
     assert job.model.num_layers == 4 != configuration.job.model.num_layers
 
 
+def test_what_another_start_changes_is_known(written, tmp_path):
+    """Guards against a run that goes on with another rate or batch, and says nothing."""
+    assert operative.changes(tmp_path / "run") == []
+    operative.remember(load(TrainJob, FILES, [*FLAGS, ("TRAIN_STEPS", "20"), ("Adafactor.beta1", "0.5")]))
+    assert operative.changes(tmp_path / "run") == ["Adafactor.beta1: 0.9, now 0.5", "TRAIN_STEPS: 10, now 20"]
+    assert operative.changes(tmp_path / "elsewhere") == []
+
+
 def test_a_job_made_in_python_leaves_no_file(tmp_path):
     """Library use has no gin configuration, and must not write that of an earlier job."""
     operative._current.clear()

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from etils import epath
 
 from famjax.errors import CheckpointError
 from famjax.training import model_dir
-from famjax.training.model_dir import checkpoint_bytes, prepare_model_dir
+from famjax.training.model_dir import checkpoint_bytes, hold, prepare_model_dir
 
 
 def test_a_good_folder_is_made_and_left_clean(tmp_path, monkeypatch):
@@ -63,3 +64,13 @@ def test_bytes_of_a_state():
     state = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": jnp.zeros((2, 0)), "c": jnp.int32(1), "d": None}
     assert checkpoint_bytes(state) == 3 * 5 * 2 + 4
     assert checkpoint_bytes(jax.eval_shape(lambda: state)) == 34
+
+
+def test_one_run_at_a_time(tmp_path):
+    """Guards against two runs that overwrite each other's checkpoints and log, and against a lock that stays."""
+    folder = epath.Path(tmp_path)
+    refused = pytest.raises(CheckpointError, match=r"another run is writing there.*--gin\.MODEL_DIR")
+    with hold(folder), refused, hold(folder):
+        pass
+    with hold(folder):
+        assert not list(tmp_path.iterdir())
