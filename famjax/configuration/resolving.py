@@ -233,9 +233,11 @@ def _mismatch_message(setting: Setting, mismatch: TypeMismatch, cls: type, name:
     parameter = f"{cls.__name__}.{name}{mismatch.where}"
     through = f" (through {setting.macro})" if setting.macro else ""
     message = f"{parameter}{through} is {mismatch.value!r}{kind}; expected {mismatch.expected}."
-    if setting.origin is not None and setting.origin.is_flag and mismatch.expected.startswith("a string"):
+    if setting.origin is None or not setting.origin.is_flag:
+        return message
+    if mismatch.expected.startswith("a string"):
         message += f"\n  A string needs quotes that the shell leaves alone: {setting.origin}=\"'{mismatch.value}'\""
-    elif setting.origin is not None and setting.origin.is_flag and mismatch.expected.startswith("a tuple"):
+    elif mismatch.expected.startswith("a tuple"):
         message += f'\n  A list of one is {setting.origin}="[{mismatch.value!r}]"'
     return message
 

@@ -44,7 +44,7 @@ def open_batches(
 
         return open_seqio_batches(config, lengths, rows, state)
     shortest, longest = lengths or (None, config.length)
-    vocabulary = open_vocabulary(config)
+    vocabulary = make_vocabulary(config.vocabulary)
     reading = Reading(
         name=config.mixture_or_task_name,
         split=config.split,
