@@ -35,7 +35,7 @@ class CallContext:
     Attributes:
       layout: where the tokens lie.
       token_rotation: RoPE of the tokens [B, P, S].
-      fam_rotation: RoPE of the FAM that enters each piece [B, P, F].
+      fam_rotation: RoPE of the FAM that enters each piece, and of the one that leaves the last [B, P + 1, F].
       mask: which of [segments | FAM | block] a token looks at [B, P, S, X].
       fam_is_initial: rows whose FAM carries no context at the start of the call [B].
     """
@@ -92,6 +92,7 @@ class Written:
     Attributes:
       entering: keys and values of the FAM that enters each piece [B, P, F, K, h].
       fam: what is left at the end [B, F, D].
+      fam_keys: its keys and values [B, F, K, h].
       norm: see `Diagnostics.fam_norm`.
       update: see `Diagnostics.fam_update`.
       departure: see `Diagnostics.fam_departure`.
@@ -99,6 +100,7 @@ class Written:
 
     entering: KeyValues
     fam: Leaf
+    fam_keys: KeyValues
     norm: Average
     update: Average
     departure: Average
@@ -122,10 +124,13 @@ class Attention(nn.Module):
         out_shape = (config.num_heads, head_dim, width)
         self.out = Projection(out_shape, ("heads", "head_dim", "embed"), 2, dtype, config.residual_init_scale)
 
-    def __call__(self, x: Float[Array, "... D"], rotation: Rotation) -> tuple[Float[Array, "... H h"], KeyValues]:
-        """Returns queries [..., H, h], and keys and values [..., K, h]."""
-        keys = rotate(self.key(x), rotation)
-        return rotate(self.query(x), rotation), KeyValues(keys=keys, values=self.value(x))
+    def queries(self, x: Float[Array, "... D"], rotation: Rotation) -> Float[Array, "... H h"]:
+        """Queries, rotated."""
+        return rotate(self.query(x), rotation)
+
+    def key_values(self, x: Float[Array, "... D"], rotation: Rotation) -> KeyValues:
+        """Keys, rotated, and values [..., K, h]."""
+        return KeyValues(keys=rotate(self.key(x), rotation), values=self.value(x))
 
 
 class DecoderLayer(nn.Module):
@@ -155,18 +160,21 @@ class DecoderLayer(nn.Module):
     ) -> tuple[PieceHidden, tuple[LayerState, Diagnostics]]:
         """Reads the tokens and writes the memory."""
         memory, layout = self.config.memory, context.layout
-        queries, of_tokens = self.attention(self.attention_norm(x), context.token_rotation)
+        normed = self.attention_norm(x)
+        queries = self.attention.queries(normed, context.token_rotation)
+        of_tokens = self.attention.key_values(normed, context.token_rotation)
         unfinished = KeyValues(None, None) if state.cache is None else state.cache.block
         blocks = KeyValues(
             keys=fill_blocks(of_tokens.keys, unfinished.keys, layout),
             values=fill_blocks(of_tokens.values, unfinished.values, layout),
         )
-        written = self.write(blocks, state.fam, context)
+        written = self.write(blocks, state, context)
         segments = self._segments(blocks, state)
         attended, fam_attention = self.read(queries, segments, written.entering, blocks, context)
         x = x + self.dropout(self.attention.out(attended))
         x = self.feed_forward(x)
-        new_state = LayerState(fam=written.fam, cache=advance_cache(blocks, state.cache, layout, memory))
+        cache = advance_cache(blocks, written.fam_keys, state.cache, layout, memory)
+        new_state = LayerState(fam=written.fam, cache=cache)
         return x, (new_state, Diagnostics(written.norm, written.update, written.departure, fam_attention))
 
     def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
@@ -179,36 +187,55 @@ class DecoderLayer(nn.Module):
         """
         if self.config.memory.fam_start == "prefix":
             return prompt, self.fam_prefix
-        queries, own = self.attention(self.attention_norm(prompt), rotation)
+        normed = self.attention_norm(prompt)
+        queries, own = self.attention.queries(normed, rotation), self.attention.key_values(normed, rotation)
         carried = prompt + self.attention.out(attend(queries, own.keys, own.values))
         return carried + self.mlp(self.mlp_norm(carried)), prompt[0].astype(jnp.float32)
 
-    def write(self, blocks: KeyValues, fam: Fam, context: CallContext) -> Written:
+    def fam_keys(self, fam: Fam, rotation: Rotation) -> KeyValues:
+        """Keys and values of a FAM at the positions of the block that it enters [B, F, K, h]."""
+        return self.attention.key_values(self.attention_norm(fam), rotation)
+
+    def cache_fam(self, carry: None, fam: Fam, rotation: Rotation) -> tuple[None, KeyValues]:
+        """`fam_keys`, in the form that a scan over layers takes."""
+        return carry, self.fam_keys(fam, rotation)
+
+    def write(self, blocks: KeyValues, state: LayerState, context: CallContext) -> Written:
         """Updates FAM block by block: a scan over pieces (spec: The layer, step 3).
 
         FAM's queries see FAM and every key of the block, and only a full block is written, so there is nothing to mask.
+        A call shorter than a block completes none, mostly: where no row does, nothing is computed.
         """
+        layout, rotations = context.layout, context.fam_rotation
+        # (Parameters are made where they are first used, which must not be within a condition.)
+        update_always = layout.occupied.shape[2] == layout.block_size or self.is_initializing()
 
-        def step(layer: "DecoderLayer", carry: tuple[Fam, Fam, Flags], piece: Any) -> tuple[Any, Any]:
-            fam, first_fam, is_initial = carry
+        def step(layer: "DecoderLayer", carry: tuple[Fam, KeyValues, Fam, Flags], piece: Any) -> tuple[Any, Any]:
+            fam, own, first_fam, is_initial = carry
             if layer.config.memory.stop_gradient:
                 # The initial FAM is the prompt's: it is trained in the ablation too.
                 fam = jnp.where(is_initial[:, None, None], fam, jax.lax.stop_gradient(fam))
-            block, rotation, full = piece
-            queries, own = layer.attention(layer.attention_norm(fam), rotation)
-            keys = jnp.concatenate([own.keys, block.keys], axis=1)
-            values = jnp.concatenate([own.values, block.values], axis=1)
-            update = layer.dropout(layer.attention.out(attend(queries, keys, values)))
-            # The first update has no residual: the initial FAM carries no context.
-            residual = jnp.where(is_initial[:, None, None], 0.0, fam)
-            new_fam = layer.feed_forward(residual + update)
-            new_fam = jnp.where(full[:, None, None], new_fam, fam)
+            block, rotation, next_rotation, full = piece
+
+            def update(layer: "DecoderLayer") -> tuple[Fam, KeyValues]:
+                # The first update has no residual: the initial FAM carries no context.
+                residual = jnp.where(is_initial[:, None, None], 0.0, fam)
+                updated = layer.update_fam(fam, own, block, residual, rotation)
+                detach = jax.lax.stop_gradient if layer.config.memory.stop_gradient else (lambda array: array)
+                next_own = layer.fam_keys(detach(updated), next_rotation)
+                next_own = jax.tree.map(lambda new, old: jnp.where(full[:, None, None, None], new, old), next_own, own)
+                return jnp.where(full[:, None, None], updated, fam), next_own
+
+            if update_always:
+                new_fam, new_own = update(layer)
+            else:
+                new_fam, new_own = nn.cond(jnp.any(full), update, lambda _: (fam, own), layer)
             new_first_fam = jnp.where((full & is_initial)[:, None, None], new_fam, first_fam)
             square = jax.lax.stop_gradient(jnp.maximum(_mean_square(new_fam), 1e-30))
             change = _mean_square(new_fam - fam) / square
             departure = _mean_square(new_fam - new_first_fam) / square
             sizes = (square, change, departure, full & ~is_initial)
-            return (new_fam, new_first_fam, is_initial & ~full), (own, sizes)
+            return (new_fam, new_own, new_first_fam, is_initial & ~full), (own, sizes)
 
         scan = nn.scan(
             step,
@@ -217,17 +244,28 @@ class DecoderLayer(nn.Module):
             in_axes=1,
             out_axes=1,
         )
-        full = context.layout.full
-        pieces = (blocks, context.fam_rotation, full)
-        (fam, _, _), (entering, sizes) = scan(self, (fam, fam, context.fam_is_initial), pieces)
+        fam = state.fam
+        before, after = (jax.tree.map(lambda table: table[:, part], rotations) for part in (slice(-1), slice(1, None)))
+        own = self.fam_keys(fam, _first(rotations)) if state.cache is None else state.cache.fam
+        carry = (fam, own, fam, context.fam_is_initial)
+        (fam, own, _, _), (entering, sizes) = scan(self, carry, (blocks, before, after, layout.full))
         square, change, departure, is_later = sizes
         return Written(
             entering=entering,
             fam=fam,
-            norm=_average(jnp.sqrt(square), full),
+            fam_keys=own,
+            norm=_average(jnp.sqrt(square), layout.full),
             update=_average(change, is_later),
             departure=_average(departure, is_later),
         )
+
+    def update_fam(self, fam: Fam, own: KeyValues, block: KeyValues, residual: Fam, rotation: Rotation) -> Fam:
+        """What FAM becomes at the end of a block: FAM looks at itself and at the block."""
+        queries = self.attention.queries(self.attention_norm(fam), rotation)
+        keys = jnp.concatenate([own.keys, block.keys], axis=1)
+        values = jnp.concatenate([own.values, block.values], axis=1)
+        update = self.dropout(self.attention.out(attend(queries, keys, values)))
+        return self.feed_forward(residual + update)
 
     def read(
         self, queries: PieceQueries, segments: KeyValues, fam: KeyValues, blocks: KeyValues, context: CallContext
@@ -269,6 +307,11 @@ class DecoderLayer(nn.Module):
             values=segment_windows(blocks.values, past.values, memory.num_segments),
         )
         return jax.lax.stop_gradient(segments) if memory.stop_gradient else segments
+
+
+def _first(rotations: Rotation) -> Rotation:
+    """The rotation of the FAM that enters the first piece [B, F]."""
+    return jax.tree.map(lambda table: table[:, 0], rotations)
 
 
 def _average(values: Float[Array, "B P"], counted: Bool[Array, "B P"]) -> Average:

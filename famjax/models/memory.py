@@ -32,10 +32,12 @@ class Cache:
     Attributes:
       segments: keys and values of the past M blocks, oldest first [B, M * C, K, h].
       block: those of the unfinished block [B, C, K, h]; nothing reads what lies in its free slots.
+      fam: those of F_prev [B, F, K, h], made once a block: decoding would otherwise make them again for every token.
     """
 
     segments: KeyValues
     block: KeyValues
+    fam: KeyValues
 
 
 @struct.dataclass
@@ -43,7 +45,7 @@ class LayerState:
     """A layer's state; in `State`, stacked over layers.
 
     Attributes:
-      fam: F_prev [B, F, D], float32.
+      fam: F_prev [B, F, D], float32. Whoever puts another FAM in takes a state without a cache: that has FAM's keys.
       cache: keys and values; None where nothing has been read yet (training starts so, and saves its memory).
     """
 
@@ -76,14 +78,18 @@ class State:
 
 
 def empty_cache(config: TransformerConfig, batch: int) -> Cache:
-    """A cache that holds nothing, for one layer."""
+    """A cache that holds nothing, for one layer; the keys of the initial FAM are still to be put in."""
     memory = config.memory
 
     def zeros(slots: int) -> KeyValues:
         array = jnp.zeros((batch, slots, config.num_kv_heads, config.head_dim), config.dtype)
         return KeyValues(keys=array, values=array)
 
-    return Cache(segments=zeros(memory.num_segments * memory.block_size), block=zeros(memory.block_size))
+    return Cache(
+        segments=zeros(memory.num_segments * memory.block_size),
+        block=zeros(memory.block_size),
+        fam=zeros(memory.fam_length),
+    )
 
 
 def token_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
@@ -92,14 +98,16 @@ def token_rotation(config: TransformerConfig, layout: Layout, position_offset: L
 
 
 def fam_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
-    """RoPE of the FAM that enters each piece's block [B, P, F] (spec: Positions).
+    """RoPE of the FAM that enters each piece's block, and the block behind the last piece's [B, P + 1, F].
+
+    (Spec: Positions.)
 
     "block_end" gives it the positions of the F tokens before the block: FAM's queries too have the position of the
     activation that they are a copy of, so that one rotation serves its queries and keys.
     """
     memory = config.memory
     pieces = layout.start.shape[1]
-    block = layout.first_block[:, None] + jnp.arange(pieces)[None, :]
+    block = layout.first_block[:, None] + jnp.arange(pieces + 1)[None, :]
     block_begin = block * memory.block_size + position_offset[:, None]
     row = jnp.arange(memory.fam_length)
     fraction = None
@@ -137,8 +145,12 @@ def segment_windows(blocks: BlockKeys, segments: Float[Array, "B MC K h"] | None
     return jnp.concatenate(shifted, axis=2)
 
 
-def advance_cache(blocks: KeyValues, cache: Cache | None, layout: Layout, memory: MemoryConfig) -> Cache:
-    """The cache after the call: the M blocks before each row's unfinished one, and that one."""
+def advance_cache(
+    blocks: KeyValues, fam: KeyValues, cache: Cache | None, layout: Layout, memory: MemoryConfig
+) -> Cache:
+    """The cache after the call: the M blocks before each row's unfinished one, that one, and FAM's keys and values."""
+    if cache is not None and blocks.keys.shape[1] == 1:
+        return _advance_one_block(blocks, fam, cache, layout)
     segments = memory.num_segments
     index = layout.num_blocks_completed
 
@@ -155,7 +167,26 @@ def advance_cache(blocks: KeyValues, cache: Cache | None, layout: Layout, memory
     return Cache(
         segments=KeyValues(keys=segment_keys, values=segment_values),
         block=KeyValues(keys=block_keys, values=block_values),
+        fam=fam,
     )
+
+
+def _advance_one_block(blocks: KeyValues, fam: KeyValues, cache: Cache, layout: Layout) -> Cache:
+    """`advance_cache` of a call within one block: nothing moves unless the block is full in some row."""
+    full = layout.full[:, 0, None, None, None]
+    block = jax.tree.map(lambda array: array[:, 0], blocks)
+
+    def shift(old: KeyValues) -> KeyValues:
+        def shifted(past: jax.Array, newest: jax.Array) -> jax.Array:
+            both = jnp.concatenate([past, newest], axis=1)
+            return jnp.where(full, both[:, newest.shape[1] :], past)
+
+        return jax.tree.map(shifted, old, block)
+
+    segments = cache.segments
+    if segments.keys.shape[1]:
+        segments = jax.lax.cond(jnp.any(layout.full), shift, lambda old: old, segments)
+    return Cache(segments=segments, block=block, fam=fam)
 
 
 def advance_counters(state: State, layers: LayerState, layout: Layout, num_tokens: int, padded: bool) -> State:
@@ -181,12 +212,16 @@ def _with_history(blocks: BlockKeys, segments: jax.Array | None, num_segments: i
 def state_axes(state: State) -> State:
     """Logical axis names of every array of a state, in a state of the same structure."""
 
-    def key_values_axes(key_values: KeyValues) -> KeyValues:
-        axes = ("layers", "batch", "length", "kv_heads", "head_dim")
+    def key_values_axes(key_values: KeyValues, slots: str = "length") -> KeyValues:
+        axes = ("layers", "batch", slots, "kv_heads", "head_dim")
         return dataclasses.replace(key_values, keys=axes, values=axes)
 
     cache = state.layers.cache
-    cache_axes = cache and Cache(segments=key_values_axes(cache.segments), block=key_values_axes(cache.block))
+    cache_axes = cache and Cache(
+        segments=key_values_axes(cache.segments),
+        block=key_values_axes(cache.block),
+        fam=key_values_axes(cache.fam, "fam"),
+    )
     layers = dataclasses.replace(state.layers, fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
     rows = ("batch",)
     return dataclasses.replace(state, layers=layers, num_tokens=rows, position_offset=rows, fam_is_initial=rows)

@@ -19,6 +19,7 @@ from famjax.models.dims import Leaf, Lengths, Logits, SavedFam, StackedFam, Toke
 from famjax.models.layers import Embedding, Projection, RMSNorm
 from famjax.models.layout import make_layout
 from famjax.models.memory import (
+    Cache,
     LayerState,
     State,
     advance_counters,
@@ -112,22 +113,35 @@ class Transformer(nn.Module):
         config = self.config
         fam_length, num_layers = config.memory.fam_length, config.num_layers
         zeros = jnp.zeros((batch,), jnp.int32)
+        offset = zeros if position_offset is None else position_offset
         fam = jnp.zeros((num_layers, fam_length, config.emb_dim), jnp.float32)
         if fam_length:
             rotation = make_rotation(jnp.arange(-fam_length, 0)[None], config.head_dim, config.rope_base)
             prompt = self.fam_prompt if config.memory.fam_start == "prompt" else fam[0]
             _, fam = self.layers.start_fam(prompt[None], rotation)
-        cache = jax.tree.map(
-            lambda array: jnp.broadcast_to(array[None], (num_layers, *array.shape)), empty_cache(config, batch)
-        )
-        layers = LayerState(fam=broadcast_fam(fam, batch), cache=cache if with_cache else None)
+        fam = broadcast_fam(fam, batch)
         return State(
-            layers=layers,
+            layers=LayerState(fam=fam, cache=self._initial_cache(fam, offset) if with_cache else None),
             num_tokens=zeros,
-            position_offset=zeros if position_offset is None else position_offset,
+            position_offset=offset,
             fam_is_initial=jnp.ones((batch,), jnp.bool_),
             aligned=True,
         )
+
+    def _initial_cache(self, fam: StackedFam, position_offset: Lengths) -> Cache:
+        """Of every layer [L, ...]: no tokens, and the keys and values of the initial FAM."""
+        config = self.config
+        cache = jax.tree.map(
+            lambda array: jnp.broadcast_to(array[None], (config.num_layers, *array.shape)),
+            empty_cache(config, fam.shape[1]),
+        )
+        if not config.memory.fam_length:
+            return cache
+        zeros = jnp.zeros_like(position_offset)
+        layout = make_layout(zeros, zeros, 1, config.memory.block_size, aligned=True)
+        rotation = jax.tree.map(lambda table: table[:, 0], fam_rotation(config, layout, position_offset))
+        _, fam_keys = self.layers.cache_fam(None, fam, rotation)
+        return cache.replace(fam=fam_keys)
 
     def logits(self, hidden: Any) -> Logits:
         """Turns activations [..., D] into logits [..., V], float32."""
@@ -207,5 +221,6 @@ def _stacked(config: TransformerConfig) -> Any:
     methods = {
         "__call__": {"in_axes": (0, nn.broadcast), **over_layers},
         "start_fam": {"in_axes": nn.broadcast, **over_layers},
+        "cache_fam": {"in_axes": (0, nn.broadcast), **over_layers},
     }
     return nn.scan(layer, methods=methods)

@@ -58,7 +58,7 @@ def test_segments_and_the_unfinished_block(calls):
                     if past >= 0:
                         seen = windows[row, piece, index * SIZE : (index + 1) * SIZE, 0, 0].tolist()
                         assert seen == text[past * SIZE : (past + 1) * SIZE]
-        cache = advance_cache(KeyValues(keys, keys), cache, layout, CONFIG.memory)
+        cache = advance_cache(KeyValues(keys, keys), cache.fam, cache, layout, CONFIG.memory)
         read += num_tokens
     for row in range(2):
         text = [100 * row + p + 1 for p in range(read)]
@@ -77,7 +77,7 @@ def test_positions_of_fam(fam_position):
     offset = jnp.array([0, 1000])
     actual = fam_rotation(config, layout, offset)
     for row, first_block in enumerate((0, 2)):
-        for piece in range(layout.start.shape[1]):
+        for piece in range(layout.start.shape[1] + 1):
             begin = (first_block + piece) * SIZE + int(offset[row])
             whole, fraction = {
                 "block_end": ([begin - rows + i for i in range(rows)], None),
@@ -117,7 +117,7 @@ def test_every_array_of_the_state_has_axes(with_cache):
     axes = state_axes(state)
     names = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
     arrays = jax.tree.leaves(state)
-    assert len(names) == len(arrays) == (8 if with_cache else 4)
+    assert len(names) == len(arrays) == (10 if with_cache else 4)
     assert all(len(name) == array.ndim for name, array in zip(names, arrays, strict=True))
     sizes = {"layers": 2, "batch": 2, "fam": 3, "embed": 16, "kv_heads": 4, "head_dim": 8}
     for name, array in zip(names, arrays, strict=True):

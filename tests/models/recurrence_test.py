@@ -90,7 +90,7 @@ def test_restored_fam_keeps_its_residual():
     config = vary()
     params, tokens = params_of(config), random_tokens(2, LENGTH)
     saved = np.random.default_rng(5).normal(size=(config.num_layers, 3, config.emb_dim)).astype(np.float32)
-    state = start(config, params, 2, position_offset=jnp.array([7, 0]))
+    state = start(config, params, 2, position_offset=jnp.array([7, 0]), with_cache=False)
     layers = dataclasses.replace(state.layers, fam=broadcast_fam(jnp.asarray(saved), 2))
     state = dataclasses.replace(state, layers=layers, fam_is_initial=jnp.zeros(2, bool))
     output = call(config, params, tokens, state)

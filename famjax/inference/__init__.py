@@ -1,0 +1,1 @@
+"""Reading and answering: prefill, decoding, sessions, snapshots."""
