@@ -1,4 +1,4 @@
-"""How a model answers, and with which memory it reads: frozen settings that check themselves. Imports neither jax nor flax."""
+"""How a model answers, and with which memory it reads: frozen settings. Imports neither jax nor flax."""
 
 import dataclasses
 
@@ -45,7 +45,9 @@ class SamplingConfig:
             require_fraction(self, "top_p")
             require_above(self, 0, "top_p")
         if "" in self.stop_strings:
-            raise ConfigError("SamplingConfig.stop_strings has an empty string; allowed: strings of a character or more.")
+            raise ConfigError(
+                "SamplingConfig.stop_strings has an empty string; allowed: strings of a character or more."
+            )
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise ConfigError(
                 "SamplingConfig.top_k and top_p have no effect at temperature 0, which takes the most probable token; "
@@ -78,11 +80,11 @@ class MemoryOverrides:
 
     def apply(self, config: TransformerConfig) -> TransformerConfig:
         """The model's settings with this memory."""
-        changes: dict[str, int] = {}
-        if self.block_size is not None:
-            changes["block_size"] = self.block_size
-        if self.num_segments is not None:
-            changes["num_segments"] = self.num_segments
-        if not self.with_fam:
-            changes["fam_length"] = 0
-        return dataclasses.replace(config, memory=dataclasses.replace(config.memory, **changes))
+        trained = config.memory
+        memory = dataclasses.replace(
+            trained,
+            block_size=trained.block_size if self.block_size is None else self.block_size,
+            num_segments=trained.num_segments if self.num_segments is None else self.num_segments,
+            fam_length=trained.fam_length if self.with_fam else 0,
+        )
+        return dataclasses.replace(config, memory=memory)

@@ -25,11 +25,13 @@ class MeshConfig:
 
     Attributes:
       model_parallelism: devices that one copy of the parameters is spread over; the data axis takes the rest.
+      num_devices: devices of the mesh; None: all that jax sees.
       rules: which mesh axis each logical axis lies on.
     """
 
     model_parallelism: int = 1
+    num_devices: int | None = None
     rules: tuple[tuple[str, str | None], ...] = DEFAULT_RULES
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "model_parallelism")
+        require_at_least(self, 1, "model_parallelism", "num_devices")

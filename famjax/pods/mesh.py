@@ -19,12 +19,18 @@ _REPLICATED_WHERE_UNEVEN = frozenset({"kv_heads"})
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arranges the devices as (data, model); all of jax's, where none are given.
+    """Arranges the devices as (data, model); jax's, where none are given.
 
     Raises:
-      ConfigError: `model_parallelism` does not divide the number of devices.
+      ConfigError: `model_parallelism` does not divide the number of devices, or there are fewer than `num_devices`.
     """
     devices = jax.devices() if devices is None else devices
+    if config.num_devices is not None and config.num_devices > len(devices):
+        raise ConfigError(
+            f"MeshConfig.num_devices = {config.num_devices}; this process sees {len(devices)} "
+            f"{devices[0].platform} devices."
+        )
+    devices = devices[: config.num_devices]
     if len(devices) % config.model_parallelism:
         raise ConfigError(
             f"MeshConfig.model_parallelism = {config.model_parallelism} does not divide the {len(devices)} devices; "

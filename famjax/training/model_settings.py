@@ -32,11 +32,13 @@ def from_json(values: Mapping[str, Any], where: str) -> TransformerConfig:
         raise CheckpointError(f"{where}: its model settings do not fit this version of famjax ({error}).") from error
 
 
-def differences(checkpoint: TransformerConfig, run: TransformerConfig) -> list[str]:
+def differences(
+    checkpoint: TransformerConfig, run: TransformerConfig, saved_name: str = "checkpoint", own_name: str = "this run"
+) -> list[str]:
     """One "emb_dim: checkpoint 128, this run 256" for each setting that differs, those in FREE left out."""
     saved, current = _flat(to_json(checkpoint)), _flat(to_json(run))
     return [
-        f"{name}: checkpoint {saved[name]!r}, this run {value!r}"
+        f"{name}: {saved_name} {saved[name]!r}, {own_name} {value!r}"
         for name, value in current.items()
         if name not in FREE and saved[name] != value
     ]

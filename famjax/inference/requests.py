@@ -1,0 +1,81 @@
+"""Many requests to one model, in batches of one shape. Results come in order, whatever the batching."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from famjax.inference.config import SamplingConfig
+from famjax.inference.decoding import Generation
+from famjax.inference.language_model import LanguageModel
+from famjax.inference.reading import Ids, TokenScores
+
+Item = TypeVar("Item")
+
+_NOTHING = SamplingConfig(max_new_tokens=1)
+
+
+def generate(
+    model: LanguageModel, prompts: Sequence[Ids], samplings: SamplingConfig | Sequence[SamplingConfig]
+) -> Iterator[list[Generation]]:
+    """Answers prompts.
+
+    Args:
+      model: answers, `model.batch_size` answers at a time.
+      prompts: ids of each; the beginning token is put before them.
+      samplings: how each is answered, or all.
+
+    Yields:
+      For each prompt its `num_samples` answers.
+
+    Raises:
+      ConfigError: a stop token that the vocabulary lacks.
+      DataError: an id outside the vocabulary.
+    """
+    each = [samplings] * len(prompts) if isinstance(samplings, SamplingConfig) else samplings
+    answers = [
+        (prompt, sampling, index)
+        for prompt, sampling in zip(prompts, each, strict=True)
+        for index in range(sampling.num_samples)
+    ]
+    generations = itertools.chain.from_iterable(
+        _generate_batch(model, batch) for batch in _batches(answers, model.batch_size)
+    )
+    for sampling in each:
+        yield list(itertools.islice(generations, sampling.num_samples))
+
+
+def _generate_batch(model: LanguageModel, answers: list[tuple[Ids, SamplingConfig, int]]) -> list[Generation]:
+    missing = model.batch_size - len(answers)
+    filled = [*answers, *[(np.zeros(0, np.int32), _NOTHING, 0)] * missing]
+    prompts, samplings, indices = zip(*filled, strict=True)
+    decoding = model.decoding(model.read(model.start(model.batch_size), prompts), samplings, indices)
+    while decoding.active:
+        decoding.advance()
+    return [answer.finished() for answer in decoding.answers[: len(answers)]]
+
+
+def score_continuations(model: LanguageModel, prompt: Ids, continuations: Sequence[Ids]) -> list[TokenScores]:
+    """Scores what might come next; the prompt, which the beginning token is put before, is read once.
+
+    Raises:
+      DataError: an id outside the vocabulary.
+    """
+    context = model.read(model.start(), [prompt])
+    scores: list[TokenScores] = []
+    for batch in _batches(list(continuations), model.batch_size):
+        filled = [*batch, *[np.zeros(0, np.int32)] * (model.batch_size - len(batch))]
+        scores += model.score(model.select(context, [0] * model.batch_size), filled)[1][: len(batch)]
+    return scores
+
+
+def score_documents(model: LanguageModel, documents: Sequence[Ids]) -> Iterator[TokenScores]:
+    """Scores every token of documents of any length, each in one pass over the state, from the beginning token on."""
+    for batch in _batches(list(documents), model.batch_size):
+        filled = [*batch, *[np.zeros(0, np.int32)] * (model.batch_size - len(batch))]
+        yield from model.score(model.start(model.batch_size), filled)[1][: len(batch)]
+
+
+def _batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
