@@ -1,0 +1,134 @@
+"""The answer that a reader looks for first: which model holds up to which length."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from famjax.evaluation.report.contents import Contents, TaskResults, reach
+from famjax.evaluation.report.formatting import interval, listed, mean, words
+from famjax.evaluation.report.pooling import lower_is_better
+from famjax.evaluation.report.variants import Variant
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """How one model does on one task.
+
+    Attributes:
+      headline: the length that it holds up to, or its score where the task asks no question or has no length.
+      detail: how sure that is.
+      rank: more is better, among the answers on this task.
+    """
+
+    headline: str
+    detail: str
+    rank: float
+
+
+def asks_for_length(task: TaskResults) -> bool:
+    """Whether "up to which length" has a meaning: a share of right answers, by length."""
+    return bool(task.lengths) and not task.is_rolling and task.is_fraction(task.metric)
+
+
+def answers(contents: Contents, task: TaskResults) -> dict[Variant, Answer]:
+    """The answer for each variant with a result on the task."""
+    found = {
+        variant: _length_held(contents, task, variant) if asks_for_length(task) else _score(task, variant)
+        for variant in task.by_variant
+    }
+    return {variant: answer for variant, answer in found.items() if answer is not None}
+
+
+def best(found: Mapping[Variant, Answer]) -> tuple[Variant, ...]:
+    """The variants that nobody is better than; none where there is nothing to choose from."""
+    top = max((answer.rank for answer in found.values()), default=-math.inf)
+    winners = tuple(variant for variant, answer in found.items() if answer.rank == top)
+    return winners if math.isfinite(top) and len(winners) < len(found) else ()
+
+
+def explanation(contents: Contents) -> str:
+    """What the lengths of the summary mean."""
+    if not any(asks_for_length(task) for task in contents.tasks):
+        return "The score of each model, with its 95 % confidence interval."
+    return (
+        f"The longest length in tokens at and below which the metric is {contents.threshold:g} or more; "
+        f"“surely”: at and below which the lower end of its 95 % confidence interval is. "
+        "“≥” marks the longest length evaluated."
+    )
+
+
+def sentence(contents: Contents, task: TaskResults) -> str:
+    """Who does best on the task, in one sentence."""
+    found = answers(contents, task)
+    if not found:
+        return f"{task.name}: every cell failed."
+    winners = best(found)
+    if not asks_for_length(task):
+        if not winners:
+            return f"{task.name}: {_enumerate(found)} ({words(task.metric)})."
+        extreme = "lowest" if lower_is_better(task.metric) else "highest"
+        first = found[winners[0]]
+        return (
+            f"{task.name}: {_names(winners)} has the {extreme} {words(task.metric)}, {first.headline} {first.detail}."
+        )
+    return _sentence_of_length(contents, task, winners or tuple(found))
+
+
+def _sentence_of_length(contents: Contents, task: TaskResults, variants: tuple[Variant, ...]) -> str:
+    """Up to which length these, who do equally well, hold up."""
+    found = reach(task.curve(variants[0], task.metric), contents.threshold)
+    if found is None or found.held is None:
+        return (
+            f"{task.name}: no model reaches {words(task.metric)} {contents.threshold:g} at its shortest length, "
+            f"{task.lengths[0]:,} tokens."
+        )
+    beyond = ", the longest length evaluated" if found.held == task.lengths[-1] else ""
+    end = f"to {found.held:,} tokens{beyond}{_times_trained(contents, found.held)}."
+    if len(variants) == len(task.by_variant):
+        who = "all models hold" if len(variants) > 1 else f"{variants[0].label} holds"
+        return f"{task.name}: {who} up {end}"
+    return f"{task.name}: {_names(variants)} {'hold' if len(variants) > 1 else 'holds'} up longest, {end}"
+
+
+def _length_held(contents: Contents, task: TaskResults, variant: Variant) -> Answer | None:
+    curve = task.curve(variant, task.metric)
+    found = reach(curve, contents.threshold)
+    if found is None:
+        return None
+    sure = "surely none" if found.sure is None else f"surely {_bound(found.sure, found.longest)}"
+    if found.held is None:
+        shortest = min(length for length, point in curve.items() if point.estimate is not None)
+        return Answer("none", f"{mean(curve[shortest].estimate)} at {shortest:,}", 0)  # type: ignore[arg-type]
+    return Answer(_bound(found.held, found.longest), sure, found.held)
+
+
+def _score(task: TaskResults, variant: Variant) -> Answer | None:
+    """At the longest length, or over everything where there is no length."""
+    curve = task.curve(variant, task.metric)
+    known = [length for length, point in curve.items() if point.estimate is not None]
+    point = curve[max(known)] if known else task.overall(variant, task.metric)
+    if point.estimate is None:
+        return None
+    where = f" at {max(known):,}" if known else ""
+    sign = -1 if lower_is_better(task.metric) else 1
+    rank = sign * point.estimate.value
+    detail = f"{interval(point.estimate)}{where}".strip()
+    return Answer(mean(point.estimate), detail, rank if math.isfinite(rank) else -math.inf)
+
+
+def _bound(length: int, longest: int) -> str:
+    return f"≥ {length:,}" if length == longest else f"{length:,}"
+
+
+def _times_trained(contents: Contents, length: int) -> str:
+    if contents.trained_lengths is None or length <= contents.trained_lengths[1]:
+        return ""
+    return f", {length / contents.trained_lengths[1]:.3g} times the longest text of the training"
+
+
+def _names(variants: tuple[Variant, ...]) -> str:
+    return listed(variant.label for variant in variants)
+
+
+def _enumerate(found: Mapping[Variant, Answer]) -> str:
+    return listed(f"{variant.label} {answer.headline}" for variant, answer in found.items())
