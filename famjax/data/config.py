@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import get_args
 
-from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
+from famjax.data.task_config import TaskConfig
 from famjax.errors import ConfigError
 from famjax.validation import require_at_least
 
@@ -109,5 +110,5 @@ def require_end(data: DataConfig, steps: int | None, setting: str) -> None:
         )
 
 
-TASK_CONFIGURABLES = (Documents, PassKey, PassKeyDocuments, AssociativeRecall, Mixture)
+TASK_CONFIGURABLES: tuple[type[TaskConfig], ...] = get_args(TaskConfig)
 CONFIGURABLES = (DataConfig, ByteVocabulary, SentencePieceVocabulary, HuggingFaceVocabulary, *TASK_CONFIGURABLES)

@@ -1,12 +1,12 @@
 """The tasks `passkey` and `passkey_documents`: a key hidden in filler, and a question about it at the end.
 
 An example is [introduction] filler, key sentence, filler, question, key; it ends with the key, without an end token, so
-that exact match counts the key alone. The wording is the paper's (spec, Training recipe), which is landmark
-attention's.
+that exact match counts the key alone. Its length is exactly the length asked for: the filler is cut to the token. The
+words are the paper's (spec, Training recipe), which are landmark attention's (arXiv 2305.16300, llama/run_test.py).
 """
 
 import collections
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from famjax.data.corpus import Corpus, open_corpus
 from famjax.data.documents import Windows
 from famjax.data.examples import Example, Reading
+from famjax.data.pieces import answer_tokens, encode_piece, finish
+from famjax.data.questions.question import OutputType, Question, question_of
 from famjax.data.shuffling import EpochOrder
 from famjax.data.task_config import Documents, PassKey, PassKeyDocuments
 from famjax.data.vocabularies import Vocabulary
@@ -24,30 +26,25 @@ INTRODUCTION = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
     "I will quiz you about the important information there."
 )
-KEY_SENTENCE = " The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = " What is the pass key? The pass key is "
+KEY_SENTENCE = "The pass key is {key}. Remember it. {key} is the pass key."
+QUESTION = "What is the pass key? The pass key is"
 LANDMARK_SENTENCES = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+
+# Between the parts, and before the key, in each wording.
+_BETWEEN = {"fam": " ", "landmark": "\n"}
+_BEFORE_KEY = {"fam": "", "landmark": " "}
 
 # (random numbers of the example, its index, tokens wanted) -> ids [tokens wanted]
 Filler = Callable[[np.random.Generator, int, int], NDArray[np.integer]]
 
 
-@functools.lru_cache(maxsize=8)
-def _adds_blank(vocabulary: Vocabulary) -> bool:
-    """Whether the vocabulary puts a blank before every text (SentencePiece's dummy prefix)."""
-    joined = np.concatenate([vocabulary.encode("a"), vocabulary.encode("b")])
-    return vocabulary.decode(joined) == "a b"
-
-
-def encode_piece(vocabulary: Vocabulary, text: str) -> NDArray[np.int32]:
-    """Encodes a piece of an example that begins with a blank, so that it is the only one behind the piece before it."""
-    return vocabulary.encode(text.removeprefix(" ") if _adds_blank(vocabulary) else text)
-
-
-def landmark_filler(vocabulary: Vocabulary) -> Filler:
-    """Filler of the landmark sentences, repeated and cut to length."""
+def landmark_filler(vocabulary: Vocabulary, new_line: bool = False) -> Filler:
+    """Filler of the landmark sentences, repeated and cut to length; `new_line`: without the blank before the first."""
     sentences = encode_piece(vocabulary, LANDMARK_SENTENCES)
-    return lambda _random, _index, length: np.resize(sentences, length)
+    if not new_line:
+        return lambda _random, _index, length: np.resize(sentences, length)
+    first = encode_piece(vocabulary, LANDMARK_SENTENCES.lstrip())
+    return lambda _random, _index, length: np.concatenate([first, np.resize(sentences, length)])[:length]
 
 
 def document_filler(corpus: Corpus, config: Documents, reading: Reading) -> tuple[Filler, dict[str, int]]:
@@ -71,33 +68,37 @@ def document_filler(corpus: Corpus, config: Documents, reading: Reading) -> tupl
     return filler, dict(collections.Counter(corpus.encoded.skipped) + windows.skipped)
 
 
-def answer_tokens(vocabulary: Vocabulary, question: str, answer: str) -> tuple[NDArray[np.int32], int]:
-    """Encodes a question with its answer.
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The parts of an example but its filler, encoded, in their order.
 
-    Returns:
-      Ids of both [n], and how many of these are the answer: those behind the longest common beginning with the encoded
-      question alone (a subword may join the last blank of the question to the answer).
+    Attributes:
+      introduction: with what separates it from the filler.
+      sentence: of the key, with what separates it from the filler on either side.
+      question: with its answer.
+      num_answers: tokens of the answer.
     """
-    both, alone = encode_piece(vocabulary, question + answer), encode_piece(vocabulary, question)
-    shared = min(len(both), len(alone))
-    same = both[:shared] == alone[:shared]
-    return both, len(both) - int(shared if same.all() else same.argmin())
 
+    introduction: NDArray[np.int32]
+    sentence: NDArray[np.int32]
+    question: NDArray[np.int32]
+    num_answers: int
 
-def finish(pieces: list[NDArray[np.integer]], num_answers: int, prompt_weight: float) -> Example:
-    """Joins the pieces of an example whose last `num_answers` tokens are the answer."""
-    targets = np.concatenate(pieces)
-    answers = np.zeros(len(targets), np.bool_)
-    answers[len(targets) - num_answers :] = True
-    return Example(targets, np.where(answers, 1.0, prompt_weight).astype(np.float32), answers)
+    @property
+    def length(self) -> int:
+        """Tokens of all parts."""
+        return len(self.introduction) + len(self.sentence) + len(self.question)
 
 
 class KeyExamples:
-    """Examples of `PassKey` and `PassKeyDocuments`.
+    """Examples of `PassKey` and `PassKeyDocuments`, which are questions too.
 
     Attributes:
       corpus: where the filler comes from; None for the landmark sentences.
     """
+
+    output_type: OutputType = "generate_until"
+    metrics: tuple[str, ...] = ("exact_match",)
 
     def __init__(self, config: PassKey | PassKeyDocuments, reading: Reading) -> None:
         """Prepares the filler.
@@ -107,11 +108,10 @@ class KeyExamples:
           DataError: the documents cannot be read.
         """
         self._config, self._reading = config, reading
-        self._introduction = reading.vocabulary.encode(INTRODUCTION) if config.introduction else np.zeros(0, np.int32)
         self.size = config.validation_examples if reading.ends else None
         self.skipped: dict[str, int] = {}
         self.corpus: Corpus | None = None
-        self._pieces("0" * config.digits)
+        self._parts("0" * config.digits)
         if isinstance(config, PassKeyDocuments):
             documents = reading.task_config(config.documents)
             if not isinstance(documents, Documents):
@@ -119,31 +119,44 @@ class KeyExamples:
             self.corpus = open_corpus(documents, reading.split, reading.vocabulary)
             self._filler, self.skipped = document_filler(self.corpus, documents, reading)
         else:
-            self._filler = landmark_filler(reading.vocabulary)
+            self._filler = landmark_filler(reading.vocabulary, new_line=config.wording == "landmark")
 
-    def _pieces(self, key: str) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
-        """The key sentence, the question with its answer, the answer's tokens; ConfigError if they have no room."""
-        vocabulary = self._reading.vocabulary
-        sentence = encode_piece(vocabulary, KEY_SENTENCE.format(key=key))
-        question, num_answers = answer_tokens(vocabulary, QUESTION, key)
-        least = len(self._introduction) + len(sentence) + len(question)
-        if least > self._reading.longest:
+    def _parts(self, key: str) -> _Parts:
+        """Encodes the parts of an example with this key; ConfigError if they have no room."""
+        config, vocabulary = self._config, self._reading.vocabulary
+        between = _BETWEEN[config.wording]
+        line_break = encode_piece(vocabulary, between) if between == "\n" else np.zeros(0, np.int32)
+        introduction = vocabulary.encode(INTRODUCTION) if config.introduction else np.zeros(0, np.int32)
+        sentence = encode_piece(vocabulary, between + KEY_SENTENCE.format(key=key))
+        question = between + QUESTION + (" " if config.wording == "fam" else "")
+        parts = _Parts(
+            np.concatenate([introduction, line_break]) if config.introduction else introduction,
+            np.concatenate([sentence, line_break]),
+            *answer_tokens(vocabulary, question, _BEFORE_KEY[config.wording] + key),
+        )
+        if parts.length > self._reading.longest:
             raise ConfigError(
-                f"An example of {self._reading.longest} tokens has no room for the {least} tokens of a "
-                f"{type(self._config).__name__} without filler (--gin.TASK_FEATURE_LENGTHS, or the "
+                f"An example of {self._reading.longest} tokens has no room for the {parts.length} tokens of a "
+                f"{type(config).__name__} without filler (--gin.TASK_FEATURE_LENGTHS, or the "
                 "curriculum's lengths)."
             )
-        return sentence, question, num_answers
+        return parts
 
     def __getitem__(self, index: int) -> Example:
         """See `famjax.data.examples.Examples`."""
         config = self._config
         random = self._reading.random(index)
         key = "".join(map(str, random.integers(0, 10, config.digits)))
-        sentence, question, num_answers = self._pieces(key)
-        least = len(self._introduction) + len(sentence) + len(question)
-        length = self._reading.draw_length(random, least, config.min_length, config.length_multiple) - least
+        parts = self._parts(key)
+        wanted = self._reading.draw_length(random, parts.length, config.min_length, config.length_multiple)
+        length = wanted - parts.length
         before = int(random.integers(length + 1)) if config.depth is None else round(config.depth * length)
         filler = self._filler(random, index, length)
-        pieces = [self._introduction, filler[:before], sentence, filler[before:], question]
-        return finish(pieces, num_answers, config.prompt_weight)
+        anew = config.wording == "landmark" and self.corpus is None
+        behind = filler[: length - before] if anew else filler[before:]
+        pieces = [parts.introduction, filler[:before], parts.sentence, behind, parts.question]
+        return finish(pieces, parts.num_answers, config.prompt_weight)
+
+    def question(self, index: int) -> Question:
+        """See `famjax.data.questions.question.Questions`."""
+        return question_of(self[index], self._reading.vocabulary)

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famjax.data.examples import Example, Reading
-from famjax.data.keys import answer_tokens, encode_piece, finish, landmark_filler
+from famjax.data.keys import landmark_filler
+from famjax.data.pieces import answer_tokens, encode_piece, finish
+from famjax.data.questions.question import OutputType, Question, question_of
 from famjax.data.task_config import AssociativeRecall
 from famjax.errors import ConfigError
 
@@ -36,7 +38,10 @@ class _Pairs:
 
 
 class RecallExamples:
-    """Examples of `AssociativeRecall`."""
+    """Examples of `AssociativeRecall`, which are questions too."""
+
+    output_type: OutputType = "generate_until"
+    metrics: tuple[str, ...] = ("exact_match",)
 
     def __init__(self, config: AssociativeRecall, reading: Reading) -> None:
         """Checks that the settings fit together; ConfigError where they do not."""
@@ -85,6 +90,10 @@ class RecallExamples:
         told = np.concatenate(pairs.ids)[-room:]
         filler = self._filler(random, index, room - len(told))
         return finish([told, filler, asked], num_answers, config.prompt_weight)
+
+    def question(self, index: int) -> Question:
+        """See `famjax.data.questions.question.Questions`."""
+        return question_of(self[index], self._reading.vocabulary)
 
     def _num_distinct(self, num_pairs: int) -> int:
         """Keys among `num_pairs` pairs; the rest are second values of the first of them."""

@@ -3,12 +3,12 @@
 import collections
 import dataclasses
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from famjax.data.corpus_files import CorpusFile
+from famjax.data.json_objects import BadRecordError, json_object
 from famjax.data.task_config import Documents
 from famjax.errors import DataError
 
@@ -75,17 +75,12 @@ def _decode(raw: bytes, line: int) -> str:
 
 def _record(raw: bytes, line: int, field: str) -> Iterator[Document]:
     """The document of one line of JSON; none of a blank line."""
-    text = _decode(raw, line)
-    if not text.strip():
+    if not raw.strip():
         return
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _BadRecordError(f"invalid JSON: {error.msg}, column {error.colno}", line, "invalid_json") from None
-    except (ValueError, RecursionError) as error:  # Python's limits: digits of an integer, nesting
-        raise _BadRecordError(f"JSON that cannot be decoded: {error}", line, "undecodable") from None
-    if not isinstance(record, dict):
-        raise _BadRecordError(f"a JSON {type(record).__name__}, not an object", line, "invalid_json")
+        record = json_object(raw)
+    except BadRecordError as bad:
+        raise _BadRecordError(str(bad), line, bad.kind) from None
     if field not in record:
         names = ", ".join(map(repr, record)) or "none"
         raise _BadRecordError(f"no field {field!r} (Documents.field); the record has {names}", line, "missing_field")

@@ -1,21 +1,26 @@
 """The names of famjax tasks. Imports nothing heavy.
 
 `DataConfig.tasks` has settings by name, and comes first: gin/tasks.gin fills it in, so that `PassKey.depth = 0.5` holds
-for the task "passkey". Python code that sets none finds the built-in tasks, with default settings.
+for the task "passkey". Python code that sets none finds the built-in tasks, with the same settings.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
 
+from famjax.data.questions import babilong_config, long_documents_config, reading_config, ruler_config
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
 from famjax.errors import ConfigError
 
-BUILT_IN: Mapping[str, type[TaskConfig]] = {
-    "documents": Documents,
-    "passkey": PassKey,
-    "passkey_documents": PassKeyDocuments,
-    "associative_recall": AssociativeRecall,
-    "documents_and_passkeys": Mixture,
+BUILT_IN: Mapping[str, TaskConfig] = {
+    "documents": Documents(),
+    "passkey": PassKey(),
+    "passkey_documents": PassKeyDocuments(),
+    "associative_recall": AssociativeRecall(),
+    "documents_and_passkeys": Mixture(),
+    **ruler_config.BUILT_IN_TASKS,
+    **babilong_config.BUILT_IN_TASKS,
+    **reading_config.BUILT_IN_TASKS,
+    **long_documents_config.BUILT_IN_TASKS,
 }
 
 
@@ -42,7 +47,7 @@ def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
     if name in tasks:
         return tasks[name]
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        return BUILT_IN[name]
     raise ConfigError(unknown_task_message(name, task_names(tasks)))
 
 

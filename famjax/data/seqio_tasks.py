@@ -1,7 +1,9 @@
 """Every famjax task as a seqio task of the same name, with the same examples. Imports tensorflow.
 
 Importing this module registers them all, so that it can serve as a t5x MIXTURE_OR_TASK_MODULE. An example has the
-feature "targets", and beside it "weights" and "answers" of the same length, which seqio passes through.
+feature "targets", and beside it "weights" and "answers" of the same length, which seqio passes through. A task whose
+answers are generated is registered a second time, as "<name>_eval", for seqio's Evaluator: with "inputs" and "targets",
+the references and the metrics (`famjax.data.seqio_questions`).
 """
 
 import dataclasses
@@ -18,8 +20,9 @@ from famjax.data import registry
 from famjax.data.config import ByteVocabulary, VocabularyConfig
 from famjax.data.corpus_files import SPLITS
 from famjax.data.examples import Examples, Reading
-from famjax.data.task_config import Mixture, PassKeyDocuments, TaskConfig
-from famjax.data.tasks import open_examples
+from famjax.data.seqio_questions import SUFFIX, Evaluation
+from famjax.data.task_config import Mixture, TaskConfig
+from famjax.data.tasks import generates_answers, open_examples
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import ConfigError
 
@@ -40,20 +43,45 @@ def register_tasks(tasks: Mapping[str, TaskConfig] | None = None, vocabulary: Vo
     """
     tasks, vocabulary = dict(tasks or {}), vocabulary or ByteVocabulary()
     for name in registry.task_names(tasks):
-        if name in _registered:
-            seqio.TaskRegistry.remove(name)
-        elif name in seqio.TaskRegistry.names():
-            continue
-        _registered.add(name)
         opener = _Opener(name, tasks, vocabulary)
-        task = seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(_numbers, splits=SPLITS),
-            preprocessors=[functools.partial(_make_examples, opener=opener)],
-            output_features={"targets": seqio.Feature(make_vocabulary(vocabulary).as_seqio(), add_eos=False)},
-            shuffle_buffer_size=1,  # the examples are in their drawn order already; seqio is not to shuffle them again
-        )
-        _openers[task] = opener
+        _register(name, opener, vocabulary, [functools.partial(_make_examples, opener=opener)], ["targets"])
+        if generates_answers(registry.task_config(name, tasks)):
+            evaluation = Evaluation(name + SUFFIX, opener.open)
+            _register(
+                name + SUFFIX,
+                opener,
+                vocabulary,
+                [evaluation.make_questions],
+                ["inputs", "targets"],
+                postprocess_fn=evaluation.postprocess,
+                metric_fns=[evaluation.metric],
+            )
+
+
+def _register(
+    name: str,
+    opener: "_Opener",
+    vocabulary: VocabularyConfig,
+    preprocessors: list[Any],
+    features: list[str],
+    **evaluation: Any,
+) -> None:
+    """Registers one task, unless somebody else has registered its name."""
+    if name in _registered:
+        seqio.TaskRegistry.remove(name)
+    elif name in seqio.TaskRegistry.names():
+        return
+    _registered.add(name)
+    feature = seqio.Feature(make_vocabulary(vocabulary).as_seqio(), add_eos=False)
+    task = seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(_numbers, splits=SPLITS),
+        preprocessors=preprocessors,
+        output_features=dict.fromkeys(features, feature),
+        shuffle_buffer_size=1,  # the examples are in their drawn order already; seqio is not to shuffle them again
+        **evaluation,
+    )
+    _openers[task] = opener
 
 
 def check_settings(task: seqio.Task, tasks: Mapping[str, TaskConfig], vocabulary: VocabularyConfig) -> None:
@@ -80,8 +108,8 @@ def check_settings(task: seqio.Task, tasks: Mapping[str, TaskConfig], vocabulary
 
 
 def is_famjax_task(name: str) -> bool:
-    """Whether a task of seqio's registry is one of these."""
-    return name in _registered
+    """Whether a task of seqio's registry is one of these, with weights and answers (those for evaluation have none)."""
+    return name in _registered and "inputs" not in seqio.TaskRegistry.get(name).output_features
 
 
 def with_weights(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -107,7 +135,7 @@ class _Opener:
         for name in self._names():
             own = registry.task_config(name, self._tasks)
             asked = tasks.get(name, own)
-            default = registry.BUILT_IN[name]() if name in registry.BUILT_IN else own
+            default = registry.BUILT_IN.get(name, own)
             if asked not in (own, default):
                 found += _differences(name, own, asked)
         return found
@@ -116,11 +144,9 @@ class _Opener:
         """The task, and the tasks that it is made of."""
         names = [self._name]
         for name in names:  # grows meanwhile
-            match registry.task_config(name, self._tasks):
-                case PassKeyDocuments(documents=documents):
-                    names += {documents}.difference(names)
-                case Mixture(rates=rates):
-                    names += sorted(set(rates).difference(names))
+            config = registry.task_config(name, self._tasks)
+            parts = set(config.rates) if isinstance(config, Mixture) else {getattr(config, "documents", name)}
+            names += sorted(parts.difference(names))
         return names
 
     def _open(self, split: str, shuffle: bool, seed: int, longest: int) -> Examples:

@@ -7,17 +7,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from famjax.data.questions.babilong_config import Babilong
+from famjax.data.questions.long_documents_config import LongDocuments
+from famjax.data.questions.question_config import require_task_names
+from famjax.data.questions.reading_config import ReadingComprehension
+from famjax.data.questions.ruler_config import Ruler
 from famjax.errors import ConfigError
 from famjax.validation import require_at_least, require_choice, require_fraction
 
 OnBadRecord = Literal["error", "skip"]
 OnShortDocument = Literal["pack", "skip", "error"]
-
-
-def _require_task_names(config: object, setting: str, names: tuple[object, ...]) -> None:
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"{type(config).__name__}.{setting}: {name!r} is not the name of a task.")
+Wording = Literal["fam", "landmark"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,8 @@ class KeyTask:
     Attributes:
       depth: where in the filler the key is hidden, 0 (before it) to 1 (after it); None draws it uniformly.
       digits: of the key.
+      wording: "fam": the TransformerFAM paper's prompt, all in one line; "landmark": landmark attention's, with a line
+        break between its parts, and repeated sentences that begin anew behind the key.
       introduction: whether the example starts with the sentences that announce the key.
       min_length: the shortest example, where whoever reads the task asks for no range (a curriculum does): lengths are
         drawn from here to the longest. None: all are as long as the longest.
@@ -78,6 +80,7 @@ class KeyTask:
 
     depth: float | None = 0.0
     digits: int = 5
+    wording: Wording = "fam"
     introduction: bool = True
     min_length: int | None = None
     length_multiple: int = 1
@@ -87,6 +90,7 @@ class KeyTask:
     def __post_init__(self) -> None:
         if self.depth is not None:
             require_fraction(self, "depth")
+        require_choice(self, "wording", Wording)
         require_at_least(self, 1, "digits", "min_length", "length_multiple", "validation_examples")
         require_at_least(self, 0.0, "prompt_weight")
 
@@ -109,7 +113,7 @@ class PassKeyDocuments(KeyTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_task_names(self, "documents", (self.documents,))
+        require_task_names(self, "documents", (self.documents,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +168,20 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.rates:
             raise ConfigError(f'Mixture.rates = {self.rates!r}; allowed: rates by task, as {{"documents": 1.0}}.')
-        _require_task_names(self, "rates", tuple(self.rates))
+        require_task_names(self, "rates", tuple(self.rates))
         for name, rate in self.rates.items():
             if not rate > 0:
                 raise ConfigError(f"Mixture.rates[{name!r}] = {rate!r}; allowed: above 0.")
 
 
-TaskConfig = Documents | PassKey | PassKeyDocuments | AssociativeRecall | Mixture
+TaskConfig = (
+    Documents
+    | PassKey
+    | PassKeyDocuments
+    | AssociativeRecall
+    | Mixture
+    | Ruler
+    | Babilong
+    | ReadingComprehension
+    | LongDocuments
+)

@@ -7,6 +7,14 @@ from famjax.data.documents import DocumentExamples
 from famjax.data.examples import Examples, Reading
 from famjax.data.keys import KeyExamples
 from famjax.data.mixing import MixedExamples
+from famjax.data.questions.babilong import BabilongQuestions
+from famjax.data.questions.babilong_config import Babilong
+from famjax.data.questions.long_documents import open_long_documents
+from famjax.data.questions.long_documents_config import LongDocuments
+from famjax.data.questions.reading_comprehension import open_reading_comprehension
+from famjax.data.questions.reading_config import Quality
+from famjax.data.questions.ruler import open_ruler
+from famjax.data.questions.ruler_config import Ruler
 from famjax.data.recall import RecallExamples
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
 from famjax.errors import ConfigError
@@ -32,6 +40,19 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
             return RecallExamples(config, reading)
         case Mixture():
             return _open_mixture(config, reading)
+        case Babilong():
+            return BabilongQuestions(config, reading)
+        case _ if isinstance(config, Ruler):
+            return open_ruler(config, reading)
+        case _ if isinstance(config, LongDocuments):
+            return open_long_documents(config, reading)
+        case _:
+            return open_reading_comprehension(config, reading)
+
+
+def generates_answers(config: TaskConfig) -> bool:
+    """Whether a task asks questions that are answered by generating text."""
+    return not isinstance(config, Documents | Mixture | Quality | LongDocuments)
 
 
 def _open_mixture(config: Mixture, reading: Reading) -> MixedExamples:

@@ -154,3 +154,58 @@ def test_subword_vocabularies(reading, sentencepiece_path, tokenizer_path):
             assert match
             assert (FILLER * 20).startswith(match["filler"])
             assert re.fullmatch(r" ?\d{5}", answer(example, vocabulary))
+
+
+# Landmark attention's prompt (llama/run_test.py), line by line; its filler begins anew behind the key.
+LANDMARK = (
+    r"There is an important info hidden inside a lot of irrelevant text\. Find it and memorize them\. I will quiz you "
+    r"about the important information there\.\n(?P<before>.*)\nThe pass key is (?P<key>\d{5})\. Remember it\. (?P=key) "
+    r"is the pass key\.\n(?P<behind>.*)\nWhat is the pass key\? The pass key is"
+)
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])
+def test_landmark_attentions_prompt(reading, sentencepiece_path, tokenizer_path, depth):
+    """Guards against another wording than landmark attention's, and a length that is not exactly what was asked for."""
+    configs = (None, SentencePieceVocabulary(sentencepiece_path), HuggingFaceVocabulary(tokenizer_path))
+    for vocabulary in (make_vocabulary(config) if config else Bytes() for config in configs):
+        config = PassKey(depth=depth, wording="landmark")
+        examples = KeyExamples(config, reading(longest=700, vocabulary=vocabulary))
+        for index in range(3):
+            question = examples.question(index)
+            assert len(question.prompt) + question.max_new_tokens == 700
+            match = re.fullmatch(LANDMARK, vocabulary.decode(question.prompt))
+            assert match
+            assert question.references == (match["key"],)
+            assert vocabulary.decode(examples[index].targets).endswith(f"The pass key is {match['key']}")
+            garbage = FILLER.strip() + FILLER * 20
+            assert garbage.startswith(match["before"])
+            assert garbage.startswith(match["behind"])
+            before, behind = len(vocabulary.encode(match["before"])), len(vocabulary.encode(match["behind"]))
+            assert before == pytest.approx(depth * (before + behind), abs=3)
+
+
+def test_landmark_wording_around_documents(reading, corpus_dir):
+    """Guards against text around the key that is doubled or lost."""
+    paths = (f"{corpus_dir}/*/*.txt",)
+    tasks = {"documents": Documents(paths=paths, validation_paths=paths)}
+    config = PassKeyDocuments(wording="landmark", depth=0.5)
+    question = KeyExamples(config, reading(longest=400, tasks=tasks)).question(2)
+    corpus = "".join(path.read_text() for path in sorted(corpus_dir.glob("*/*")))
+    before, sentence, behind, _ = Bytes().decode(question.prompt).split("\n")
+    assert (
+        sentence == f"The pass key is {question.references[0]}. Remember it. {question.references[0]} is the pass key."
+    )
+    assert before + behind in corpus
+    assert len(before) > 100
+
+
+def test_questions_are_the_examples(reading):
+    """Guards against a question whose prompt or answer is not that of the example it is trained on."""
+    examples = KeyExamples(PassKey(depth=None), reading(longest=512, split="validation"))
+    for index in range(5):
+        question, example = examples.question(index), examples[index]
+        assert len(question.prompt) + question.max_new_tokens == len(example.targets) == 512
+        assert question.references == (answer(example),)
+        assert not question.prompt.tobytes().startswith(example.targets.tobytes())
+        np.testing.assert_array_equal(question.prompt, example.targets[:-5])
