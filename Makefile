@@ -1,5 +1,5 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
-#   make demo     trains FAM and BSWA on this machine and draws what each remembers
+#   make demo     trains FAM and BSWA on this machine, scans what each remembers, and writes a report
 #   make test     the fast tests
 #   make lint     format, lint and types, as CI runs them
 #   make wheel    dist/famjax-*.whl
@@ -23,9 +23,7 @@ FAMJAX := $(BIN)/python -m famjax.main
 define DEMO
 $(FAMJAX) --gin_file=recipes/demo_fam.gin --gin.MODEL_DIR="'demo/fam'"
 $(FAMJAX) --gin_file=recipes/demo_bswa.gin --gin.MODEL_DIR="'demo/bswa'"
-$(FAMJAX) --run_mode=eval --gin_file=recipes/demo_eval.gin --gin.CHECKPOINT_PATH="'demo/fam'" --gin.EVAL_OUTPUT_DIR="'demo/fam_eval'"
-$(FAMJAX) --run_mode=eval --gin_file=recipes/demo_eval.gin --gin.CHECKPOINT_PATH="'demo/bswa'" --gin.EVAL_OUTPUT_DIR="'demo/bswa_eval'"
-$(FAMJAX) --run_mode=compare --gin_file=recipes/demo_compare.gin
+$(FAMJAX) --run_mode=scan --gin_file=recipes/demo_scan.gin
 endef
 
 demo: $(READY)

@@ -19,7 +19,8 @@ famjax trains and evaluates language models with working memory (TransformerFAM)
 
   famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=MODE] [--dry_run]
 
-  --run_mode=MODE           train (the default), eval, or compare (evaluations side by side)
+  --run_mode=MODE           train (the default), eval, infer (answer prompts), scan (evaluate a grid of checkpoints,
+                            memories, tasks and lengths), report (of scans) or attention (pictures of it)
   --gin_file=FILE           may be repeated, in any order; looked for here, in the search paths, among famjax's own
   --gin_search_paths=A,B    further folders with gin files
   --gin.NAME=VALUE          sets a macro or a parameter, after the files; strings keep their quotes: "'/tmp/run'"
@@ -36,7 +37,10 @@ Train a tiny FAM model on the sources of this Python's standard library, then ev
       --gin.EVAL_OUTPUT_DIR="'/tmp/run/eval'" --gin.MIXTURE_OR_TASK_NAME="'documents'" \\
       --gin.TASK_FEATURE_LENGTHS="{'targets': 4096}"
 
-Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 143 stopped and saved (run it again).
+  echo '{"prompt": "import "}' | famjax --run_mode=infer --gin_file=runs/infer.gin --gin.CHECKPOINT_PATH="'/tmp/run'"
+
+Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 some cells of a scan failed, 143 stopped
+and saved (run it again).
 """
 
 
@@ -60,7 +64,10 @@ class RunMode:
 RUN_MODES = {
     "train": RunMode("famjax.training.config", "TrainJob", "famjax.training.loop", "train"),
     "eval": RunMode("famjax.evaluation.config", "EvalJob", "famjax.evaluation.evaluate", "evaluate"),
-    "compare": RunMode("famjax.evaluation.config", "CompareJob", "famjax.evaluation.compare", "compare"),
+    "infer": RunMode("famjax.inference.job_config", "InferJob", "famjax.inference.infer", "infer"),
+    "scan": RunMode("famjax.evaluation.scan.config", "ScanJob", "famjax.evaluation.scan.running", "scan"),
+    "attention": RunMode("famjax.inference.attention_config", "AttentionJob", "famjax.inference.attention_map", "draw"),
+    "report": RunMode("famjax.evaluation.report.config", "ReportJob", "famjax.evaluation.report.writing", "report"),
 }
 
 

@@ -29,6 +29,13 @@ def require_fraction(config: object, *names: str) -> None:
             raise ConfigError(f"{type(config).__name__}.{name} = {value!r}; allowed: 0 to 1.")
 
 
+def require_ascending(config: object, name: str) -> None:
+    """Raises ConfigError unless the field is None, or two whole numbers from 1 on, the smaller one first."""
+    value = getattr(config, name)
+    if value is not None and not 1 <= value[0] <= value[1]:
+        raise ConfigError(f"{type(config).__name__}.{name} = {value}; allowed: (shortest, longest), from 1 on.")
+
+
 def require_choice(config: object, name: str, choices: Any) -> None:
     """Raises ConfigError unless the field is one of the values of the `Literal` type `choices`."""
     value, allowed = getattr(config, name), get_args(choices)

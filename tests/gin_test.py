@@ -9,7 +9,9 @@ from famjax.configuration.bindings import read_bindings
 from famjax.configuration.files import gin_root
 from famjax.configuration.loading import load
 from famjax.configuration.statements import REQUIRED
-from famjax.evaluation.config import CompareJob, EvalJob
+from famjax.evaluation.config import EvalJob
+from famjax.evaluation.scan.config import ScanJob
+from famjax.inference.job_config import InferJob
 from famjax.models.transformer import parameter_shapes
 from famjax.training.config import TrainJob
 
@@ -26,6 +28,8 @@ RUN_COMPANIONS = {
     "runs/pretrain.gin": ["models/tiny.gin", "memory/fam.gin"],
     "runs/finetune.gin": ["models/tiny.gin", "memory/fam.gin"],
     "runs/eval.gin": [],
+    "runs/infer.gin": [],
+    "runs/scan.gin": [],
 }
 # A value for each macro that a file may require.
 REQUIRED_VALUES = {
@@ -33,6 +37,10 @@ REQUIRED_VALUES = {
     "INITIAL_CHECKPOINT_PATH": "'/tmp/before'",
     "CHECKPOINT_PATH": "'/tmp/run'",
     "EVAL_OUTPUT_DIR": "'/tmp/run/eval'",
+    "CHECKPOINTS": "['/tmp/run']",
+    "SCAN_OUTPUT_DIR": "'/tmp/run/scan'",
+    "SCAN_TASKS": "['passkey']",
+    "SCAN_LENGTHS": "[2048]",
     "MIXTURE_OR_TASK_NAME": "'documents'",
     "TASK_FEATURE_LENGTHS": "{'targets': 2048}",
     "TRAIN_STEPS": "10",
@@ -53,14 +61,12 @@ def complete(file, folder):
 def test_file_loads_and_its_model_initialises(file, tmp_path):
     """A file that binds a field that no longer exists, or a model whose sizes do not fit, is noticed by nobody else."""
     files = complete(file, tmp_path)
-    jobs = {key.cls for key in read_bindings(files, []).parameters} & {TrainJob, EvalJob, CompareJob}
+    jobs = {key.cls for key in read_bindings(files, []).parameters} & {TrainJob, EvalJob, InferJob, ScanJob}
     assert jobs
     for job_class in jobs:
         job = load(job_class, files, []).job
-        if job_class is CompareJob:
-            continue
-        assert job.model is not None or job_class is EvalJob
-        if job.model is not None:
+        assert isinstance(job, job_class)
+        if job_class is TrainJob:
             assert parameter_shapes(job.model)
 
 

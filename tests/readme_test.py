@@ -1,6 +1,7 @@
 """README.md: its commands run as they stand, in order, in one folder; its Python runs; its links lead somewhere."""
 
 import gzip
+import json
 import os
 import re
 import stat
@@ -67,15 +68,17 @@ def test_commands_run_as_they_stand(folder):
         assert process.returncode == 0, f"{command}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
         assert "Traceback" not in process.stderr
         outputs.append(process.stdout)
-    dry_run, training, evaluation, finetuning, comparison = outputs
+    dry_run, training, evaluation, finetuning, _, scan = outputs
     assert re.search(r"^Parameters: [\d,]+ = ", dry_run, re.MULTILINE)
     assert "step 20/20" in training
     assert re.findall(r"^length (\d+): loss", evaluation, re.MULTILINE) == ["256", "1024"]
     assert "Parameters from" in finetuning
     assert "initialised (0): none" in finetuning
     assert "step 10/10" in finetuning
-    assert re.search(r"^picture: .*runs/comparison\.png$", comparison, re.MULTILINE)
-    assert (folder / "runs" / "comparison.png").is_file()
+    (answer,) = map(json.loads, (folder / "answers.jsonl").read_text().splitlines())
+    assert len(answer["completions"][0]["text"]) > 0
+    assert re.search(r"^report: .*runs/scan/report/report\.html$", scan, re.MULTILINE)
+    assert (folder / "runs/scan/report/report.html").is_file()
 
 
 def test_mistakes_are_answered_as_shown(folder):

@@ -7,7 +7,8 @@ from typing import Any
 from famjax.configuration.job_checks import check_vocabulary
 from famjax.configuration.loading import Configuration
 from famjax.configuration.resolving import Node, nodes_of
-from famjax.evaluation.config import CompareJob, EvalJob
+from famjax.evaluation.config import EvalJob
+from famjax.evaluation.scan.config import ScanJob
 from famjax.models.config import TransformerConfig
 from famjax.training.config import TrainJob
 
@@ -30,10 +31,19 @@ def describe_run(configuration: Configuration) -> str:
             *(f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows),
             "",
         ]
-    if isinstance(job, CompareJob):
-        return "\n".join(lines)
-    _check(job)
-    return "\n".join([*lines, _describe_parameters(job.model), "", _describe_batches(job), ""])
+    return "\n".join([*lines, *_describe_work(job)])
+
+
+def _describe_work(job: Any) -> list[str]:
+    """What the job would compute: parameters and batches, or the cells of a scan."""
+    if isinstance(job, ScanJob):
+        from famjax.evaluation.scan.describing import describe_scan
+
+        return [describe_scan(job), ""]
+    if isinstance(job, TrainJob | EvalJob):
+        _check(job)
+        return [_describe_parameters(job.model), "", _describe_batches(job), ""]
+    return []
 
 
 def _check(job: TrainJob | EvalJob) -> None:

@@ -16,7 +16,12 @@ CONFIG_MODULES = (
     "famjax.models.config",
     "famjax.data.config",
     "famjax.training.config",
+    "famjax.inference.config",
+    "famjax.inference.job_config",
+    "famjax.inference.attention_config",
     "famjax.evaluation.config",
+    "famjax.evaluation.scan.config",
+    "famjax.evaluation.report.config",
     "famjax.pods.config",
 )
 

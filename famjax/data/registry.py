@@ -56,4 +56,4 @@ def unknown_task_message(name: str, known: Iterable[str], hint: str = "") -> str
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     offer = f"did you mean {', '.join(nearest)}?" if nearest else f"known: {', '.join(known[:12])}."
-    return f"There is no task {name!r}: {offer}{hint} (--gin.MIXTURE_OR_TASK_NAME)"
+    return f"There is no task {name!r}: {offer}{hint} (--gin.MIXTURE_OR_TASK_NAME; of a scan, --gin.SCAN_TASKS)"

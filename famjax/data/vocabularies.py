@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -43,6 +44,10 @@ class Vocabulary(Hashable, Protocol):
     def eos_id(self) -> int | None:
         """Ends a document; None where the vocabulary has no such token."""
 
+    @property
+    def unk_id(self) -> int | None:
+        """Stands for text that the vocabulary lacks; None where it can encode all text."""
+
     def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of a text [n], without beginning or end."""
 
@@ -62,6 +67,7 @@ class Bytes:
     pad_id = 0
     bos_id = 0
     eos_id = 1
+    unk_id = None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """See `Vocabulary`."""
@@ -101,6 +107,8 @@ class SentencePiece:
         bos_id, eos_id = self._processor.bos_id(), self._processor.eos_id()
         self.bos_id = bos_id if bos_id >= 0 else self.pad_id
         self.eos_id = eos_id if eos_id >= 0 else None
+        unk_id = self._processor.unk_id()
+        self.unk_id = unk_id if unk_id >= 0 else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """See `Vocabulary`."""
@@ -140,6 +148,9 @@ class HuggingFace:
         bos_id = self._special("bos_token")
         self.bos_id = self.pad_id if bos_id is None else bos_id
         self.eos_id = self._special("eos_token")
+        model = json.loads(raw)["model"]
+        unknown = model.get("unk_token")
+        self.unk_id = model.get("unk_id") if unknown is None else self._tokenizer.token_to_id(unknown)
 
     def _special(self, name: str) -> int | None:
         token = getattr(self._config, name)

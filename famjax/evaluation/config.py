@@ -1,16 +1,12 @@
 """What an evaluation is: frozen settings that check themselves. Imports neither jax nor tensorflow."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
 
 from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
-from famjax.validation import require_at_least, require_choice
-
-CompareMetric = Literal["exact_match", "answer_accuracy", "accuracy", "loss"]
+from famjax.validation import require_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,27 +38,3 @@ class EvalJob:
         require_end(self.data, self.steps, "EvalJob.steps")
         if any(length < 1 for length in self.lengths):
             raise ConfigError(f"EvalJob.lengths = {self.lengths}; allowed: 1 or more each.")
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareJob:
-    """Evaluations side by side: `--run_mode=compare`.
-
-    Attributes:
-      results: output folders of evaluations, by the name that each gets in the table and in the picture.
-      output_dir: the picture goes here, as comparison.png.
-      metric: of the results: "exact_match", "answer_accuracy", "accuracy" or "loss".
-      trained_lengths: shortest and longest example of the training, shaded in the picture.
-      title: of the picture.
-    """
-
-    results: Mapping[str, str]
-    output_dir: str
-    metric: CompareMetric = "exact_match"
-    trained_lengths: tuple[int, int] | None = None
-    title: str = ""
-
-    def __post_init__(self) -> None:
-        require_choice(self, "metric", CompareMetric)
-        if not self.results:
-            raise ConfigError("CompareJob.results is empty; set it, as {'FAM': 'runs/fam/eval'}.")

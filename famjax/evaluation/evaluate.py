@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from famjax.configuration.job_checks import check_batch
-from famjax.data.feeding import open_vocabulary
 from famjax.data.registry import is_task
-from famjax.errors import CheckpointError, ConfigError, DataError, Stopped
+from famjax.errors import CheckpointError, DataError, Stopped
 from famjax.evaluation.config import EvalJob
+from famjax.inference.language_model import check_same_vocabulary
 from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import DATA_AXIS, make_mesh
-from famjax.training.checkpoint_files import DATA_STATE, StepFolder, absolute_path, read_json
+from famjax.training.checkpoint_files import absolute_path
 from famjax.training.config import LossConfig
 from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
 from famjax.training.feed import check_data, device_batches
@@ -48,7 +48,8 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
         check_batch(job, mesh.shape[DATA_AXIS], jax.process_count())
         checkpoint = find_checkpoint(job.checkpoint, setting=_FLAG)
         model = job.model or read_model_config(checkpoint)
-        _check_same_vocabulary(job, checkpoint)
+        if is_task(job.data.mixture_or_task_name, job.data.tasks):
+            check_same_vocabulary(checkpoint, job.data.vocabulary)
         for length in job.lengths or (None,):
             check_data(job.data, model, None if length is None else (length, length))
         _prepare(job.output_dir)
@@ -66,17 +67,6 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
         if job.position_buckets > 1:
             console.print(positions_table(results))
         return results
-
-
-def _check_same_vocabulary(job: EvalJob, checkpoint: StepFolder) -> None:
-    """Refuses to read a checkpoint's ids as those of another vocabulary: the figures would look plausible."""
-    trained_with = read_json(checkpoint.path, DATA_STATE).get("vocabulary")
-    own_task = is_task(job.data.mixture_or_task_name, job.data.tasks)
-    if own_task and trained_with is not None and trained_with != open_vocabulary(job.data).fingerprint:
-        raise ConfigError(
-            f"{checkpoint.path} was trained with another vocabulary than DataConfig.vocabulary = "
-            f"{job.data.vocabulary!r}; set --gin.VOCABULARY and its path as in {checkpoint.path.parent / 'config.gin'}."
-        )
 
 
 def _evaluate_length(

@@ -22,7 +22,7 @@ class SamplingConfig:
       stop_at_eos: an answer ends before the vocabulary's end token.
       max_repetitions: an answer ends where it has said the same 1 to 32 tokens so many times in a row; None: it may.
       logprobs: give the log-probability of each token, as the model has it (before temperature, top-k and top-p).
-      seed: of the drawing. With the same seed an answer does not depend on the other prompts.
+      seed: of the drawing, below 2 ** 32. With the same seed an answer does not depend on the other prompts.
     """
 
     max_new_tokens: int = 64
@@ -44,6 +44,8 @@ class SamplingConfig:
         if self.top_p is not None:
             require_fraction(self, "top_p")
             require_above(self, 0, "top_p")
+        if self.seed >= 2**32:
+            raise ConfigError(f"SamplingConfig.seed = {self.seed}; allowed: 0 to {2**32 - 1}.")
         if "" in self.stop_strings:
             raise ConfigError(
                 "SamplingConfig.stop_strings has an empty string; allowed: strings of a character or more."

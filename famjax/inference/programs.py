@@ -149,16 +149,18 @@ class Programs:
         """Runs a step, compiled for so many rows, to its end."""
         config = self._rules(num_rows)
         placed = jax.device_put(arrays, tuple(self._placement(array, config) for array in arrays))
+        # A model read without FAM may bring FAM's prompt, which one trained without has not.
+        key = (name, num_rows, jax.tree.structure(params))
         with use_mesh(self._mesh, config):
-            if (name, num_rows) not in self._compiled:
+            if key not in self._compiled:
                 start = time.perf_counter()
                 outputs = jax.eval_shape(function, params, *placed)
                 jitted = jax.jit(function, out_shardings=self._placement(outputs, config))
-                self._compiled[name, num_rows] = jitted.lower(params, *placed).compile()
+                self._compiled[key] = jitted.lower(params, *placed).compile()
                 self.clock.compiling += time.perf_counter() - start
                 self.clock.compilations += 1
             start = time.perf_counter()
-            result = jax.block_until_ready(self._compiled[name, num_rows](params, *placed))
+            result = jax.block_until_ready(self._compiled[key](params, *placed))
             self.clock.running += time.perf_counter() - start
         return result
 

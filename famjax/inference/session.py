@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.keys import encode_piece
+from famjax.data.pieces import encode_piece
 from famjax.errors import ConfigError, DataError
 from famjax.inference import snapshots
 from famjax.inference.config import SamplingConfig
@@ -53,7 +53,7 @@ class Session:
         if isinstance(text, str):
             self.read_tokens(self.asked(text))
         else:
-            self.context = self.model.read(self.context, [encode_stream(self.model.vocabulary, text)])
+            self.context = self.model.read(self.context, [self._encoded(text)])
         if self.num_tokens == before:
             raise DataError("There is nothing to read: an empty text.")
 
@@ -64,7 +64,7 @@ class Session:
           DataError: it cannot be read, is empty, or is not UTF-8 (the message has the place).
         """
         before = self.num_tokens
-        self.context = self.model.read(self.context, [encode_stream(self.model.vocabulary, read_text(path))])
+        self.context = self.model.read(self.context, [self._encoded(read_text(path))])
         if self.num_tokens == before:
             raise DataError(f"{path} is empty: there is nothing to read.")
 
@@ -127,6 +127,9 @@ class Session:
         """Ids of a text that comes next."""
         vocabulary = self.model.vocabulary
         return encode_piece(vocabulary, text) if self.num_tokens else vocabulary.encode(text)
+
+    def _encoded(self, pieces: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+        return encode_stream(self.model.vocabulary, pieces, goes_on=self.num_tokens > 0)
 
 
 def _of_one(sampling: SamplingConfig | None) -> SamplingConfig:

@@ -27,6 +27,10 @@ from famjax.models.layout import Layout
 from famjax.models.memory import KeyValues, LayerState, advance_cache, fill_blocks, segment_windows
 from famjax.models.rope import Rotation, rotate
 
+# Flax's collection of what a caller wants to see besides (`famjax.models.transformer.read_with_attention`). Where it is
+# not mutable, as in training and in inference, the program has no trace of it.
+INTERMEDIATES = "intermediates"
+
 
 @struct.dataclass
 class CallContext:
@@ -207,8 +211,9 @@ class DecoderLayer(nn.Module):
         A call shorter than a block completes none, mostly: where no row does, nothing is computed.
         """
         layout, rotations = context.layout, context.fam_rotation
-        # (Parameters are made where they are first used, which must not be within a condition.)
-        update_always = layout.occupied.shape[2] == layout.block_size or self.is_initializing()
+        # (Variables are made where they are first used, which must not be within a condition.)
+        makes_variables = self.is_initializing() or self.is_mutable_collection(INTERMEDIATES)
+        update_always = layout.occupied.shape[2] == layout.block_size or makes_variables
 
         def step(layer: "DecoderLayer", carry: tuple[Fam, KeyValues, Fam, Flags], piece: Any) -> tuple[Any, Any]:
             fam, own, first_fam, is_initial = carry
@@ -240,6 +245,7 @@ class DecoderLayer(nn.Module):
         scan = nn.scan(
             step,
             variable_broadcast="params",
+            variable_axes={INTERMEDIATES: 1},
             split_rngs={"params": False, "dropout": True},
             in_axes=1,
             out_axes=1,
@@ -264,7 +270,9 @@ class DecoderLayer(nn.Module):
         queries = self.attention.queries(self.attention_norm(fam), rotation)
         keys = jnp.concatenate([own.keys, block.keys], axis=1)
         values = jnp.concatenate([own.values, block.values], axis=1)
-        update = self.dropout(self.attention.out(attend(queries, keys, values)))
+        probabilities = attention_probabilities(queries, keys, None)
+        self.sow(INTERMEDIATES, "fam_attention", probabilities)
+        update = self.dropout(self.attention.out(weigh_values(probabilities, values)))
         return self.feed_forward(residual + update)
 
     def read(
@@ -279,20 +287,23 @@ class DecoderLayer(nn.Module):
         """
         fam_begin = segments.keys.shape[2]
         fam_end = fam_begin + fam.keys.shape[2]
+        is_watched = self.is_mutable_collection(INTERMEDIATES)
 
-        def read_piece(piece: Any) -> tuple[Array, Array]:
+        def read_piece(piece: Any) -> tuple[Array, Array, Array | None]:
             q, sources, mask, occupied = piece
             keys = jnp.concatenate([source.keys for source in sources], axis=1)
             values = jnp.concatenate([source.values for source in sources], axis=1)
             probabilities = attention_probabilities(q, keys, mask)
             share = jnp.sum(probabilities[..., fam_begin:fam_end], axis=-1)
             share = jnp.sum(jnp.where(occupied[:, None, None, :], share, 0)) / self.config.num_heads
-            return weigh_values(probabilities, values), share
+            return weigh_values(probabilities, values), share, probabilities if is_watched else None
 
         layout = context.layout
         pieces = (queries, (segments, fam, blocks), context.mask, layout.occupied)
         by_piece = jax.tree.map(lambda array: jnp.moveaxis(array, 1, 0), pieces)
-        attended, share = jax.lax.map(jax.checkpoint(read_piece), by_piece)
+        attended, share, probabilities = jax.lax.map(jax.checkpoint(read_piece), by_piece)
+        if is_watched:
+            self.sow(INTERMEDIATES, "token_attention", jnp.moveaxis(probabilities, 0, 1))
         return jnp.moveaxis(attended, 0, 1), Average(jnp.sum(share), jnp.sum(layout.occupied, dtype=jnp.float32))
 
     def feed_forward(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:

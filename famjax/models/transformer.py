@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from famjax.models.attention import read_mask
 from famjax.models.config import RematPolicy, TransformerConfig
-from famjax.models.decoder_layer import CallContext, DecoderLayer, Diagnostics
+from famjax.models.decoder_layer import INTERMEDIATES, CallContext, DecoderLayer, Diagnostics
 from famjax.models.dims import Leaf, Lengths, Logits, SavedFam, StackedFam, Tokens
 from famjax.models.layers import Embedding, Projection, RMSNorm
 from famjax.models.layout import make_layout
@@ -50,6 +50,21 @@ class Output:
     hidden: Leaf
     state: State
     diagnostics: Diagnostics
+
+
+@struct.dataclass
+class AttentionProbabilities:
+    """Where attention went in a call, in every layer and head, float32.
+
+    Attributes:
+      tokens: of the tokens in their slots, over [memory segments | FAM | block] [L, B, P, H, S, X]; those of a slot
+        without a token mean nothing.
+      fam: of the FAM that enters each piece, over [FAM | block] [L, B, P, H, F, F + C]; those of a piece that does not
+        end its block mean nothing.
+    """
+
+    tokens: Leaf
+    fam: Leaf
 
 
 class Transformer(nn.Module):
@@ -182,6 +197,22 @@ def read(
     return output
 
 
+def read_with_attention(
+    model: Transformer, params: Any, tokens: Tokens, state: State, lengths: Lengths | None = None
+) -> tuple[Output, AttentionProbabilities]:
+    """`read`, with the probabilities that it used; they take memory by layers, heads and keys."""
+    output: Any
+    output, seen = model.apply({"params": params}, tokens, state, lengths, mutable=[INTERMEDIATES])
+    kept: Any = seen[INTERMEDIATES]["layers"]
+
+    def by_head(name: str) -> jax.Array:
+        (probabilities,) = kept[name]
+        *before, kv_heads, group, queries, keys = probabilities.shape
+        return probabilities.reshape(*before, kv_heads * group, queries, keys)
+
+    return output, AttentionProbabilities(tokens=by_head("token_attention"), fam=by_head("fam_attention"))
+
+
 def logits(model: Transformer, params: Any, hidden: Any) -> Logits:
     """`Transformer.logits` with these parameters."""
     values: Any = model.apply({"params": params}, hidden, method="logits")
@@ -213,7 +244,7 @@ def _stacked(config: TransformerConfig) -> Any:
     if policy != "none":
         layer = nn.remat(layer, policy=_REMAT_POLICIES[policy], prevent_cse=False, methods=["__call__"])
     over_layers = {
-        "variable_axes": {"params": 0},
+        "variable_axes": {"params": 0, INTERMEDIATES: 0},
         "split_rngs": {"params": True, "dropout": True},
         "length": config.num_layers,
         "metadata_params": {nn.PARTITION_NAME: "layers"},

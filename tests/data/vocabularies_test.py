@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import tokenizers
 
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import ConfigError, DataError
+from vocabulary_files import train_sentencepiece
 
 AWKWARD = [
     "The pass key is 12345.",
@@ -54,6 +56,18 @@ def test_special_ids_are_no_text(config):
     ]
     assert vocabulary.decode(ids) == "key"
     assert not set(special) & {int(i) for text in AWKWARD for i in vocabulary.encode(text.replace("\x00", ""))}
+
+
+def test_unknown_text_has_its_own_id(tmp_path):
+    """Guards against text that a vocabulary lacks and that nobody is told of; bytes lack nothing."""
+    assert make_vocabulary(ByteVocabulary()).unk_id is None
+    pieces = make_vocabulary(SentencePieceVocabulary(train_sentencepiece(tmp_path)))
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"key": 0, "[UNK]": 7}, unk_token="[UNK]"))
+    words.save(str(tmp_path / "words.json"))
+    for vocabulary in (pieces, make_vocabulary(HuggingFaceVocabulary(str(tmp_path / "words.json")))):
+        assert vocabulary.unk_id is not None
+        assert vocabulary.unk_id in vocabulary.encode("\U0001f469")
+        assert vocabulary.unk_id not in vocabulary.encode("key")
 
 
 def test_byte_ids():

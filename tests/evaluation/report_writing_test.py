@@ -173,7 +173,7 @@ def test_a_metric_that_no_cell_has(scan, tmp_path):
         ({"results": ()}, r"ReportJob\.results is empty"),
         ({"results": {}}, r"ReportJob\.results is empty"),
         ({"output_dir": ""}, r"ReportJob\.output_dir is empty"),
-        ({"trained_lengths": (512, 256)}, r"trained_lengths = \(512, 256\); allowed: the shortest, then the longest"),
+        ({"trained_lengths": (512, 256)}, r"trained_lengths = \(512, 256\); allowed: \(shortest, longest\)"),
         ({"trained_lengths": (0, 256)}, "trained_lengths"),
         ({"threshold": 1.5}, r"ReportJob\.threshold = 1\.5; allowed: 0 to 1"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from tiny_language_model import LONG, logprobs_from_scratch, make_model, random_ids
 
 from famjax.inference import requests
-from famjax.inference.config import SamplingConfig
+from famjax.inference.config import MemoryOverrides, SamplingConfig
 from tolerances import FLOAT32, assert_close
 
 PROMPTS = [random_ids(length, length) for length in (3, 0, 12, 5, LONG)]
@@ -47,6 +47,20 @@ def test_documents_are_scored_whole():
     for document, scores in zip(PROMPTS, requests.score_documents(model, PROMPTS), strict=True):
         expected = logprobs_from_scratch(model, document)
         assert_close(scores.logprobs, expected[np.arange(len(document)), document], FLOAT32)
+
+
+def test_models_with_equal_settings_and_other_parameters_share_steps():
+    """Guards against a model that is read without FAM and one that was trained so, which fail beside each other."""
+    trained = make_model()
+    without = trained.with_memory(MemoryOverrides(with_fam=False))
+    params = {name: value for name, value in trained.params.items() if name != "fam_prompt"}
+    bswa = dataclasses.replace(make_model(fam_length=0), params=params)
+    assert without.config == bswa.config
+    sampling = SamplingConfig(max_new_tokens=5, logprobs=True)
+    answers = [next(requests.generate(model, PROMPTS[2:3], sampling))[0] for model in (without, bswa, trained)]
+    np.testing.assert_array_equal(answers[0].tokens, answers[1].tokens)
+    assert_close(answers[0].logprobs, answers[1].logprobs, FLOAT32)
+    assert not np.allclose(answers[0].logprobs, answers[2].logprobs)
 
 
 def test_eight_devices_give_the_same():

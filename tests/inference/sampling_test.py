@@ -55,6 +55,7 @@ def test_frequencies(settings, expected):
         ({"temperature": 1.0, "top_p": 1.5}, "top_p = 1.5; allowed: 0 to 1"),
         ({"temperature": 1.0, "top_k": 0}, "top_k = 0; allowed: 1 or more"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ({"seed": 2**32}, "seed = 4294967296; allowed: 0 to 4294967295"),
         ({"max_repetitions": 1}, "max_repetitions = 1; allowed: 2"),
         ({"stop_strings": ("a", "")}, "stop_strings has an empty string"),
         ({"top_k": 3}, "no effect at temperature 0"),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from famjax.errors import ConfigError
-from famjax.validation import require_fraction
+from famjax.validation import require_ascending, require_fraction
 
 THRESHOLD = 0.8
 
@@ -34,8 +34,5 @@ class ReportJob:
             raise ConfigError("ReportJob.results is empty; set it to output folders of scans, as ['runs/scan'].")
         if not self.output_dir:
             raise ConfigError("ReportJob.output_dir is empty; set it to the folder that the report goes to.")
-        if self.trained_lengths is not None and not 1 <= self.trained_lengths[0] <= self.trained_lengths[1]:
-            raise ConfigError(
-                f"ReportJob.trained_lengths = {self.trained_lengths}; allowed: the shortest, then the longest."
-            )
+        require_ascending(self, "trained_lengths")
         require_fraction(self, "threshold")

@@ -1,0 +1,1 @@
+"""The scan: a grid of checkpoints, memories, tasks and lengths, evaluated by one command."""
