@@ -12,9 +12,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from famjax import main
+from famjax.configuration.arguments import parse_arguments
 from famjax.configuration.bindings import find_configurable
 from famjax.configuration.loading import load
 from famjax.configuration.registry import configurable_names
+from famjax.evaluation.scan.config import ScanJob
 from famjax.models.transformer import Transformer
 from famjax.training.config import TrainJob
 from famjax.training.program import abstract_batch, make_program
@@ -54,6 +56,10 @@ def test_commands_load(page, capsys, monkeypatch, tmp_path):
     for command in blocks(page, "bash"):
         arguments = shlex.split(command.replace("\\\n", " ").replace("tokenizer.json", tokenizer))
         assert arguments[0] == "famjax", command
+        if "--run_mode=scan" in arguments:  # its dry run looks for the checkpoints
+            parsed = parse_arguments(arguments[1:], list(main.RUN_MODES))
+            load(ScanJob, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)
+            continue
         code = main.main([*arguments[1:], *([] if "--dry_run" in arguments else ["--dry_run"])])
         captured = capsys.readouterr()
         assert code == 0, captured.err

@@ -11,6 +11,7 @@ from famjax.configuration.loading import load
 from famjax.configuration.statements import REQUIRED
 from famjax.evaluation.config import EvalJob
 from famjax.evaluation.scan.config import ScanJob
+from famjax.inference.attention_config import AttentionJob
 from famjax.inference.job_config import InferJob
 from famjax.models.transformer import parameter_shapes
 from famjax.training.config import TrainJob
@@ -30,13 +31,17 @@ RUN_COMPANIONS = {
     "runs/eval.gin": [],
     "runs/infer.gin": [],
     "runs/scan.gin": [],
+    "runs/attention.gin": [],
 }
+JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob}
 # A value for each macro that a file may require.
 REQUIRED_VALUES = {
     "MODEL_DIR": "'/tmp/run'",
     "INITIAL_CHECKPOINT_PATH": "'/tmp/before'",
     "CHECKPOINT_PATH": "'/tmp/run'",
     "EVAL_OUTPUT_DIR": "'/tmp/run/eval'",
+    "TEXT_FILE": "'/tmp/text.txt'",
+    "OUTPUT_DIR": "'/tmp/pictures'",
     "CHECKPOINTS": "['/tmp/run']",
     "SCAN_OUTPUT_DIR": "'/tmp/run/scan'",
     "SCAN_TASKS": "['passkey']",
@@ -61,7 +66,7 @@ def complete(file, folder):
 def test_file_loads_and_its_model_initialises(file, tmp_path):
     """A file that binds a field that no longer exists, or a model whose sizes do not fit, is noticed by nobody else."""
     files = complete(file, tmp_path)
-    jobs = {key.cls for key in read_bindings(files, []).parameters} & {TrainJob, EvalJob, InferJob, ScanJob}
+    jobs = {key.cls for key in read_bindings(files, []).parameters} & JOBS
     assert jobs
     for job_class in jobs:
         job = load(job_class, files, []).job

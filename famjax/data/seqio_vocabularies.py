@@ -88,6 +88,7 @@ class FromSeqio:
         bos_id = self._or_none("bos_id")
         self.bos_id = self.pad_id if bos_id is None else bos_id
         self.eos_id = self._or_none("eos_id")
+        self.unk_id = self._or_none("unk_id")
 
     def _or_none(self, name: str) -> int | None:
         """A special id; seqio says None, -1 or NotImplementedError where there is none."""

@@ -66,7 +66,7 @@ class Bytes:
     vocab_size = 256 + OFFSET
     pad_id = 0
     bos_id = 0
-    eos_id = 1
+    eos_id: int | None = 1
     unk_id = None
 
     def encode(self, text: str) -> NDArray[np.int32]:

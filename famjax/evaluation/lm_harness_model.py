@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,8 @@ from famjax.errors import ConfigError
 from famjax.evaluation.lm_harness_arguments import parse_model_args, sampling_config
 from famjax.inference.config import SamplingConfig
 from famjax.inference.language_model import LanguageModel
-from famjax.inference.reading import Ids, TokenScores
-from famjax.inference.requests import generate, score_documents
+from famjax.inference.reading import TokenScores
+from famjax.inference.requests import generate, score_continuations, score_documents
 from famjax.training.restore import find_checkpoint
 
 # Context and continuation as text, then the tokens of each: what the harness hands to `_loglikelihood_tokens`.
@@ -129,7 +130,8 @@ class FamjaxLM(TemplateLM):
         with tqdm(total=len(requests), desc="Running loglikelihood requests", disable=disable_tqdm) as progress:
             order = _longest_first(prompts)
             continuations = [[_ids(requests[index][2]) for index in groups[place]] for place in order]
-            scores = score_questions(self.model, [prompts[place] for place in order], continuations)
+            found = score_continuations(self.model, [prompts[place] for place in order], continuations)
+            scores = itertools.chain.from_iterable(found)
             for index, score in zip((index for place in order for index in groups[place]), scores, strict=True):
                 results[index] = (_total(score), bool(np.all(score.greedy)))
                 self.cache_hook.add_partial("loglikelihood", requests[index][0], results[index])
@@ -176,32 +178,6 @@ class FamjaxLM(TemplateLM):
             samplings.append(dataclasses.replace(sampling, seed=sampling.seed + seen[key]))
             seen[key] += 1
         return samplings
-
-
-def score_questions(
-    model: LanguageModel, prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]]
-) -> Iterator[TokenScores]:
-    """Scores the continuations of many prompts: `model.batch_size` prompts are read together, each once.
-
-    Every step has the same number of rows, so that a score does not depend on what else is asked.
-
-    Args:
-      model: scores, `model.batch_size` continuations at a time.
-      prompts: ids of each; the beginning token is put before them.
-      continuations: of each prompt.
-
-    Yields:
-      The scores of the first prompt's continuations, then of the second's, and so on.
-    """
-    size, nothing = model.batch_size, np.zeros(0, np.int32)
-    for first in range(0, len(prompts), size):
-        batch = prompts[first : first + size]
-        context = model.read(model.start(size), [*batch, *[nothing] * (size - len(batch))])
-        asked = [(row, ids) for row, several in enumerate(continuations[first : first + size]) for ids in several]
-        for begin in range(0, len(asked), size):
-            together = asked[begin : begin + size]
-            rows, tokens = zip(*together, *[(0, nothing)] * (size - len(together)), strict=True)
-            yield from model.score(model.select(context, rows), tokens)[1][: len(together)]
 
 
 def _ids(tokens: list[int]) -> NDArray[np.int32]:

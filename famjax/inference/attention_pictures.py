@@ -89,7 +89,7 @@ def draw_overview(seen: BlockAttention, layers: Sequence[int], heads: Sequence[i
         _add_colorbar(figure, image, grid)
         _set_heading(
             figure,
-            f"Block {first.block}, small: a cell shows the largest weight that falls in it",
+            _overview_title(first),
             _memory_of(first),
             source,
         )
@@ -105,7 +105,7 @@ def draw_history(history: FamHistory, memory: MemoryConfig, source: Source) -> b
         figure = new_figure(10.5, 6.6)
         panels = {
             "norm (root mean square)": history.norm,
-            "share of the tokens' attention": history.attention,
+            "share of the tokens' attention that goes to FAM": history.attention,
             "update (relative mean square, log scale)": history.update,
             "departure from the first block's FAM (relative mean square)": history.departure,
         }
@@ -299,6 +299,13 @@ def _draw_small(axes: Any, seen: AttentionMap) -> Any:
     image = _draw_panel(axes, np.concatenate(rows), _make_norm(seen))
     axes.set(xticks=[], yticks=[])
     return image
+
+
+def _overview_title(seen: AttentionMap) -> str:
+    names = " | ".join(column.name for column in _columns(seen))
+    lowest = "; the lowest rows are FAM's" if len(seen.fam_probabilities) else ""
+    pooled = "; a cell shows the largest weight that falls in it" if len(seen.tokens) > _SMALL_SIDE else ""
+    return f"Block {seen.block} looks at [{names}]{lowest}{pooled}"
 
 
 def _draw_curves(axes: Any, values: Matrix) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from famjax.inference.config import SamplingConfig
+from famjax.inference.context import Context
 from famjax.inference.decoding import Generation
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.reading import Ids, TokenScores
@@ -56,25 +57,51 @@ def _generate_batch(model: LanguageModel, answers: list[tuple[Ids, SamplingConfi
     return [answer.finished() for answer in decoding.answers[: len(answers)]]
 
 
-def score_continuations(model: LanguageModel, prompt: Ids, continuations: Sequence[Ids]) -> list[TokenScores]:
-    """Scores what might come next; the prompt, which the beginning token is put before, is read once.
+def score_continuations(
+    model: LanguageModel, prompts: Sequence[Ids], continuations: Sequence[Sequence[Ids]]
+) -> Iterator[list[TokenScores]]:
+    """Scores what might come next after each of many prompts; each prompt is read once.
+
+    Every step has `model.batch_size` rows, so that a score does not depend on what else is asked.
+
+    Args:
+      model: scores, `model.batch_size` continuations at a time.
+      prompts: ids of each; the beginning token is put before them.
+      continuations: of each prompt.
+
+    Yields:
+      For each prompt the scores of its continuations.
 
     Raises:
       DataError: an id outside the vocabulary.
     """
-    context = model.read(model.start(), [prompt])
-    scores: list[TokenScores] = []
-    for batch in _batches(list(continuations), model.batch_size):
-        filled = [*batch, *[np.zeros(0, np.int32)] * (model.batch_size - len(batch))]
-        scores += model.score(model.select(context, [0] * model.batch_size), filled)[1][: len(batch)]
-    return scores
+    for batch in _batches(list(zip(prompts, continuations, strict=True)), model.batch_size):
+        context = model.read(model.start(model.batch_size), _filled([prompt for prompt, _ in batch], model.batch_size))
+        asked = [(row, ids) for row, (_, several) in enumerate(batch) for ids in several]
+        scores = itertools.chain.from_iterable(
+            _score_batch(model, context, together) for together in _batches(asked, model.batch_size)
+        )
+        for _, several in batch:
+            yield list(itertools.islice(scores, len(several)))
+
+
+def _score_batch(model: LanguageModel, context: Context, asked: list[tuple[int, Ids]]) -> list[TokenScores]:
+    """Scores (row of the context, continuation)."""
+    rows = [row for row, _ in asked] + [0] * (model.batch_size - len(asked))
+    tokens = _filled([ids for _, ids in asked], model.batch_size)
+    return model.score(model.select(context, rows), tokens)[1][: len(asked)]
 
 
 def score_documents(model: LanguageModel, documents: Sequence[Ids]) -> Iterator[TokenScores]:
     """Scores every token of documents of any length, each in one pass over the state, from the beginning token on."""
     for batch in _batches(list(documents), model.batch_size):
-        filled = [*batch, *[np.zeros(0, np.int32)] * (model.batch_size - len(batch))]
+        filled = _filled(batch, model.batch_size)
         yield from model.score(model.start(model.batch_size), filled)[1][: len(batch)]
+
+
+def _filled(rows: list[Ids], size: int) -> list[Ids]:
+    """So many rows; those that are missing are empty."""
+    return [*rows, *[np.zeros(0, np.int32)] * (size - len(rows))]
 
 
 def _batches(items: list[Item], size: int) -> Iterator[list[Item]]:

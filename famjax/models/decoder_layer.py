@@ -251,10 +251,11 @@ class DecoderLayer(nn.Module):
             out_axes=1,
         )
         fam = state.fam
-        before, after = (jax.tree.map(lambda table: table[:, part], rotations) for part in (slice(-1), slice(1, None)))
+        entering_at = jax.tree.map(lambda table: table[:, :-1], rotations)
+        leaving_at = jax.tree.map(lambda table: table[:, 1:], rotations)
         own = self.fam_keys(fam, _first(rotations)) if state.cache is None else state.cache.fam
         carry = (fam, own, fam, context.fam_is_initial)
-        (fam, own, _, _), (entering, sizes) = scan(self, carry, (blocks, before, after, layout.full))
+        (fam, own, _, _), (entering, sizes) = scan(self, carry, (blocks, entering_at, leaving_at, layout.full))
         square, change, departure, is_later = sizes
         return Written(
             entering=entering,

@@ -93,7 +93,8 @@ def by_continuation(model, question):
     """famjax's own (log-likelihood, is greedy) of each choice."""
     encode = model.vocabulary.encode
     context, rest = question["prompt"].rstrip(" "), question["prompt"][len(question["prompt"].rstrip(" ")) :]
-    scores = score_continuations(model, encode(context), [encode(f"{rest} {text}") for text in question["choices"]])
+    choices = [encode(f"{rest} {text}") for text in question["choices"]]
+    (scores,) = score_continuations(model, [encode(context)], [choices])
     return tuple((float(np.sum(score.logprobs, dtype=np.float64)), bool(score.greedy.all())) for score in scores)
 
 
@@ -347,7 +348,7 @@ def test_responses_are_cached(model, tasks, results, tmp_path, monkeypatch):
         )
 
     first = run()
-    for name in ("score_questions", "score_documents", "generate"):
+    for name in ("score_continuations", "score_documents", "generate"):
         monkeypatch.setattr(lm_harness_model, name, None)
     assert run()["results"] == first["results"]
     assert first["results"][CHOICE]["acc,none"] == results[CHOICE].metrics["acc"].value

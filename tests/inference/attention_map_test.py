@@ -5,6 +5,7 @@ import io
 import itertools
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
@@ -122,11 +123,18 @@ def test_several_devices_see_the_same():
     assert_close(eight.probabilities, one.probabilities, FLOAT32)
 
 
-@pytest.mark.parametrize("fam_start", ["prompt", "prefix"])
-def test_history(fam_start):
+def test_history():
     """Guards against a block that is left out, a first block that is compared, and another reference of departure."""
-    model = make_model(fam_start=fam_start)
-    fams = [np.asarray(whole(model, IDS[: blocks * BLOCK - 1])[0].state.fam) for blocks in range(1, NUM_BLOCKS)]
+    model = make_model()
+
+    @jax.jit
+    def fam_after(params, length):
+        whole_model, tokens = Transformer(model.config), np.array([[BOS, *IDS]], np.int32)
+        state = transformer.initial_state(whole_model, params, 1)
+        return transformer.read(whole_model, params, jnp.asarray(tokens), state, length).state.fam
+
+    ends = [np.array([blocks * BLOCK], np.int32) for blocks in range(1, NUM_BLOCKS)]
+    fams = [np.asarray(fam_after(model.params, end)) for end in ends]
 
     def mean_square(fam):
         return np.square(fam).mean(axis=(1, 2, 3))
@@ -138,8 +146,8 @@ def test_history(fam_start):
     assert_close(history.norm, np.array([mean_square(fam) ** 0.5 for fam in fams]), FLOAT32)
     assert_close(history.update, np.array([nothing, *changes]), FLOAT32)
     assert_close(history.departure, np.array([nothing, *departures]), FLOAT32)
-    _, of_tokens, _ = whole(model, IDS[: (NUM_BLOCKS - 1) * BLOCK - 1])
-    to_fam = of_tokens[..., 2 * BLOCK : 2 * BLOCK + 3].sum(axis=-1)
+    _, of_tokens, _ = whole(model, IDS)
+    to_fam = of_tokens[:, :, :-1, :, 2 * BLOCK : 2 * BLOCK + 3].sum(axis=-1)
     assert_close(history.attention, to_fam.mean(axis=(1, 3)).T, FLOAT32)
 
 
@@ -303,22 +311,21 @@ def test_token_texts():
     assert size_of(draw_map(seen, Subwords(), SOURCE)) > (300, 200)
 
 
-@each_memory
-def test_pictures_of_every_memory(changes, monkeypatch):
+@pytest.mark.parametrize("memory", ["fam", "no_segments", "bswa", "block_only"])
+def test_pictures_of_every_memory(memory, monkeypatch):
     """Guards against a panel that only some models have, with labels and without."""
-    model = make_model(**changes)
+    model = make_model(**MEMORIES[memory])
     reader = BlockReader(model, IDS)
-    sizes = []
-    for block in (0, 3, 5):
-        reader.read_to(block)
-        seen = reader.look()
-        sizes.append(size_of(draw_map(seen.map(1, 1), Bytes(), SOURCE)))
-        assert size_of(draw_overview(seen, (0, 1), (0, 2, 3), SOURCE)) > (300, 200)
-    full, unfinished = sizes[1:]
-    assert (full[1] > unfinished[1]) == (model.config.memory.fam_length > 0)
+    reader.read_to(1)
+    full = reader.look()
+    reader.read_to(5)
+    unfinished = reader.look()
+    heights = [size_of(draw_map(seen.map(1, 1), Bytes(), SOURCE))[1] for seen in (full, unfinished)]
+    assert (heights[0] > heights[1]) == (model.config.memory.fam_length > 0)
     monkeypatch.setattr(attention_pictures, "_MOST_LABELS", 2)
     monkeypatch.setattr(attention_pictures, "_MOST_CELLS", 3)
-    assert size_of(draw_map(seen.map(1, 1), Bytes(), SOURCE)) > (300, 200)
+    assert size_of(draw_map(full.map(1, 1), Bytes(), SOURCE)) > (300, 200)
+    assert size_of(draw_overview(full, (0, 1), (0, 2, 3), SOURCE)) > (300, 200)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 12])

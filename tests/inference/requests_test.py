@@ -29,16 +29,18 @@ def test_answers_do_not_depend_on_the_batching(batch_size):
             assert_close(answer.logprobs, alone.logprobs, FLOAT32)
 
 
-def test_continuations_share_their_prompt():
-    """Guards against a continuation that is scored behind another one, or from the beginning."""
+def test_continuations_go_on_from_their_own_prompt():
+    """Guards against a continuation that is scored behind another one, behind another prompt, or from the beginning."""
     model = make_model(batch_size=2)
-    continuations = [random_ids(length, 70 + length) for length in (4, 1, 9)]
-    actual = requests.score_continuations(model, PROMPTS[2], continuations)
-    for scores, continuation in zip(actual, continuations, strict=True):
-        text = np.concatenate([PROMPTS[2], continuation])
-        expected = logprobs_from_scratch(model, text)[len(PROMPTS[2]) : -1]
-        assert_close(scores.logprobs, expected[np.arange(len(continuation)), continuation], FLOAT32)
-        np.testing.assert_array_equal(scores.greedy, expected.argmax(-1) == continuation)
+    continuations = [[random_ids(length, 70 + length) for length in lengths] for lengths in ((4, 1, 9), (), (2,))]
+    prompts = [PROMPTS[2], PROMPTS[1], PROMPTS[3]]
+    actual = list(requests.score_continuations(model, prompts, continuations))
+    assert [len(scores) for scores in actual] == [3, 0, 1]
+    for prompt, several, found in zip(prompts, continuations, actual, strict=True):
+        for scores, continuation in zip(found, several, strict=True):
+            expected = logprobs_from_scratch(model, np.concatenate([prompt, continuation]))[len(prompt) : -1]
+            assert_close(scores.logprobs, expected[np.arange(len(continuation)), continuation], FLOAT32)
+            np.testing.assert_array_equal(scores.greedy, expected.argmax(-1) == continuation)
 
 
 def test_documents_are_scored_whole():

@@ -1,7 +1,11 @@
 """The small interface: a text, questions, copies, batches."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from tiny_checkpoint import write_checkpoint
 from tiny_language_model import make_model
 
 from famjax.errors import ConfigError, DataError
@@ -82,3 +86,15 @@ def test_nothing_to_read(tmp_path):
         session.read_file(tmp_path / "empty.txt")
     with pytest.raises(ConfigError, match=r"num_samples = 2: a session goes on with one answer"):
         session.generate(SamplingConfig(temperature=1.0, num_samples=2))
+
+
+def test_the_documented_interface(tmp_path, monkeypatch, capsys):
+    """Guards against a page (docs/inference.md) whose code does not run."""
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    trained = write_checkpoint(tmp_path)
+    (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("runs/fam", trained), "inference.md", "exec"), {})  # noqa: S102 # the page is the test
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+    assert (tmp_path / "book.snapshot").is_file()

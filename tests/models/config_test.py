@@ -5,10 +5,10 @@ import dataclasses
 from typing import Any
 
 import pytest
-from small import CONFIG, FAM
 
 from famjax.errors import ConfigError
 from famjax.models.config import MemoryConfig, TransformerConfig
+from small import CONFIG, FAM
 
 
 def check(config: TransformerConfig | MemoryConfig, changes: dict[str, Any]) -> None:

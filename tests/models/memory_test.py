@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import params_of, vary
 
 from famjax.models.layout import Layout, make_layout
 from famjax.models.memory import (
@@ -24,6 +23,7 @@ from famjax.models.memory import (
 )
 from famjax.models.rope import make_rotation
 from famjax.models.transformer import Transformer
+from small import params_of, vary
 
 SIZE, SEGMENTS = 4, 2
 CONFIG = vary(num_segments=SEGMENTS, block_size=SIZE, num_kv_heads=1, head_dim=2)

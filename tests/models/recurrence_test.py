@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from small import BLOCK, KV_HEADS, params_of, random_tokens, vary
 
 from famjax.models import transformer
 from famjax.models.config import TransformerConfig
 from famjax.models.layout import left_align
 from famjax.models.memory import State
 from famjax.models.transformer import Output, Transformer, broadcast_fam, initial_state
+from small import BLOCK, KV_HEADS, params_of, random_tokens, vary
 from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
 # The oracle counts in float64: a chain of blocks and layers in float32 drifts a little from it.

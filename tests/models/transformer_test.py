@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from small import BLOCK, params_of, random_tokens, vary
 
 from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.models.transformer import (
@@ -21,6 +20,7 @@ from famjax.models.transformer import (
     parameter_shapes,
     read,
 )
+from small import BLOCK, params_of, random_tokens, vary
 from tolerances import Tolerance, assert_close
 
 # 11 blocks and layers of bfloat16 (8 bits of mantissa) after each other, on activations of size 1.

@@ -218,9 +218,10 @@ def _generate(model: LanguageModel, asked: Asked, cell: Cell, job: ScanJob) -> O
 
 def _choose(model: LanguageModel, asked: Asked) -> Outcome:
     scores, samples = [], []
-    for index, question in enumerate(asked.questions):
-        ids = [answer_ids(choice, model.vocabulary) for choice in question.choices]
-        found = requests.score_continuations(model, question.prompt, ids)
+    prompts = [question.prompt for question in asked.questions]
+    ids = [[answer_ids(choice, model.vocabulary) for choice in question.choices] for question in asked.questions]
+    answered = zip(asked.questions, requests.score_continuations(model, prompts, ids), strict=True)
+    for index, (question, found) in enumerate(answered):
         logprobs = [float(np.sum(score.logprobs, dtype=np.float64)) for score in found]
         scores.append(scoring.score_choices(question, logprobs))
         said = [

@@ -114,13 +114,16 @@ def test_drawn_answers(monkeypatch):
 def test_multiple_choice(monkeypatch):
     """Guards against choices that are encoded otherwise than answers are, and against log-probabilities of others."""
 
-    def score(prompt, continuations):
-        return [TokenScores(np.full(len(ids), -1.0, np.float32), np.ones(len(ids), np.bool_)) for ids in continuations]
+    def score(prompts, continuations):
+        for several in continuations:
+            yield [TokenScores(np.full(len(ids), -1.0, np.float32), np.ones(len(ids), np.bool_)) for ids in several]
 
     given = stand_in(monkeypatch, "score_continuations", score)
     asked = Asked(questions("yes", "no", choices=("yes", "no")), "multiple_choice", ("acc", "acc_norm"))
     outcome = run(asked)
-    assert [ids.tolist() for ids in given[0][1]] == [answer_ids(choice, Bytes()).tolist() for choice in ("yes", "no")]
+    assert [ids.tolist() for ids in given[0][1][0]] == [
+        answer_ids(choice, Bytes()).tolist() for choice in ("yes", "no")
+    ]
     assert outcome.metrics["acc"].value == 0.5, "the shorter one each time"
     assert outcome.samples[0]["resps"] == [[[-4.0, True], [-3.0, True]]]
 
