@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ _MOST_CELLS = 1024  # of an axis; more are pooled, so that a single bright key i
 _SMALL_SIDE, _SMALL_FAM, _SMALL_INCHES = 128, 12, 1.35  # cells of a block and of FAM in the overview; its maps' size
 _MOST_LINES = 8  # layers that get a name each; more get a colour bar
 _CELL, _SIDE, _NARROW = 0.125, 5.6, 0.62  # inches: a labelled token, a block without labels, the least of a panel
+_LEAST_WIDTH = 6.0  # of a picture, inches: there is a title
 _SHOWN = {" ": "\N{OPEN BOX}", "\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 Matrix = NDArray[np.float32]
@@ -50,7 +52,7 @@ def draw_map(seen: AttentionMap, vocabulary: Vocabulary, source: Source) -> byte
         columns = _columns(seen)
         widths = [column.width for column in columns]
         heights = [_side(len(seen.tokens)), *([_fam_side(seen)] if len(seen.fam_probabilities) else [])]
-        figure = new_figure(sum(widths) + 2.0, sum(heights) + 1.8)
+        figure = new_figure(max(sum(widths) + 2.0, _LEAST_WIDTH), sum(heights) + 1.8)
         ratios = {"width_ratios": widths, "height_ratios": heights}
         grid = figure.subplots(len(heights), len(widths), squeeze=False, gridspec_kw=ratios)
         figure.get_layout_engine().set(wspace=0.0, hspace=0.0, w_pad=0.035, h_pad=0.035)
@@ -76,8 +78,8 @@ def draw_overview(seen: BlockAttention, layers: Sequence[int], heads: Sequence[i
 
     with styles.context("default"):
         first = seen.map(layers[0], heads[0])
-        width = 1.0 + 0.04 + 0.75 * (len(_columns(first)) == 3)
-        figure = new_figure(max(_SMALL_INCHES * width * len(heads) + 1.6, 6.0), _SMALL_INCHES * len(layers) + 1.3)
+        width = _SMALL_INCHES * sum(_small_widths(_columns(first))) / _SMALL_SIDE
+        figure = new_figure(max(width * len(heads) + 1.6, _LEAST_WIDTH), _SMALL_INCHES * len(layers) + 1.3)
         grid = figure.subplots(len(layers), len(heads), squeeze=False)
         figure.get_layout_engine().set(wspace=0.0, hspace=0.0, w_pad=0.03, h_pad=0.03)
         for row, layer in zip(grid, layers, strict=True):
@@ -279,10 +281,16 @@ def _shown(vocabulary: Vocabulary, token: int) -> str:
     return f"<{token}>" if not text or "\N{REPLACEMENT CHARACTER}" in text else text
 
 
+def _small_widths(columns: Sequence[_Column]) -> list[int]:
+    """Cells of each column in the overview."""
+    widths = {"memory segments": 3 * _SMALL_SIDE // 4, "FAM": _SMALL_FAM, "block": _SMALL_SIDE}
+    return [widths[column.name] for column in columns]
+
+
 def _draw_small(axes: Any, seen: AttentionMap) -> Any:
     """One map of the overview: an image of all panels, FAM's made wide enough to be seen."""
     columns = _columns(seen)
-    widths = [{"FAM": _SMALL_FAM, "block": _SMALL_SIDE}.get(column.name, 3 * _SMALL_SIDE // 4) for column in columns]
+    widths = _small_widths(columns)
     upper = [_resized(column.of_tokens, _SMALL_SIDE, width) for column, width in zip(columns, widths, strict=True)]
     rows = [np.concatenate(upper, axis=1)]
     if len(seen.fam_probabilities):
@@ -364,7 +372,9 @@ def _describe(memory: MemoryConfig) -> str:
 
 def _set_heading(figure: Any, title: str, memory: str, source: Source) -> None:
     details = plain(f"{source.checkpoint} ({memory}), {source.text}")
-    figure.suptitle(f"{title}\n{details}", x=0.01, ha="left", fontsize=11, color=INK)
+    letters = int(10 * figure.get_figwidth())
+    lines = [line for text in (title, details) for line in textwrap.wrap(text, letters)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, color=INK)
 
 
 def _png(figure: Any) -> bytes:

@@ -289,10 +289,7 @@ class _Steps:
 
     def __init__(self, config: TransformerConfig, mesh: MeshConfig) -> None:
         model = Transformer(config)
-        self._mesh = make_mesh(mesh)
-        # One row lies on every device of the data axis.
-        rules = tuple((axis, None if axis == "batch" else place) for axis, place in mesh.rules)
-        self._config = dataclasses.replace(mesh, rules=rules)
+        self._mesh, self._config = make_mesh(mesh), mesh
         self._start = jax.jit(functools.partial(_start, model))
         self._read = jax.jit(functools.partial(_read, model))
         self._look = jax.jit(functools.partial(_look, model))

@@ -117,9 +117,12 @@ def test_a_string_and_its_ids_are_the_same_text():
     assert_close(from_text.probabilities, from_ids.probabilities, EXACT)
 
 
-def test_several_devices_see_the_same():
-    """Guards against one row that is to be spread over the data axis."""
-    one, eight = (attention_map(make_model(num_devices=count), IDS, 1, 1) for count in (1, 8))
+@pytest.mark.parametrize("model_parallelism", [1, 2])
+def test_several_devices_see_the_same(model_parallelism):
+    """Guards against one row that is to be spread over the data axis, and against heads that are mixed up."""
+    model = make_model()
+    mesh = MeshConfig(model_parallelism=model_parallelism)
+    one, eight = (attention_map(each, IDS, 1, 1) for each in (model, dataclasses.replace(model, mesh=mesh)))
     assert_close(eight.probabilities, one.probabilities, FLOAT32)
 
 
@@ -291,7 +294,7 @@ def test_a_picture_that_cannot_be_written(job, tmp_path):
 class Subwords(Bytes):
     """A vocabulary with whatever may stand beside an axis."""
 
-    texts = ("", "$x$", "_hidden", "\n", "\x07", "\N{HUGGING FACE}", "two words", " blank", "\ufffd")
+    texts = ("", r"$\frac$", "_hidden", "\n", "\x07", "\N{HUGGING FACE}", "two words", " blank", "\ufffd")
 
     def decode(self, ids):
         return self.texts[ids[0] % len(self.texts)]
@@ -306,9 +309,9 @@ def size_of(png):
 def test_token_texts():
     """Guards against labels that are a formula, hidden, invisible or boxes."""
     shown = [attention_pictures._shown(Subwords(), token) for token in range(len(Subwords.texts))]
-    assert shown == ["<bos>", "$x$", " _hidden", "↵", "<4>", "<5>", "two␣words", "␣blank", "<8>"]
-    seen = attention_map(make_model(), IDS, 0, 0, block=3)
-    assert size_of(draw_map(seen, Subwords(), SOURCE)) > (300, 200)
+    assert shown == ["<bos>", r"$\frac$", " _hidden", "↵", "<4>", "<5>", "two␣words", "␣blank", "<8>"]
+    seen = attention_map(make_model(), list(range(len(shown))), 0, 0, block=1)
+    assert size_of(draw_map(seen, Subwords(), Source("run/checkpoint_7", r"$\frac$.txt"))) > (300, 200)
 
 
 @pytest.mark.parametrize("memory", ["fam", "no_segments", "bswa", "block_only"])
