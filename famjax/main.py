@@ -71,10 +71,15 @@ RUN_MODES = {
 }
 
 
-_MEMORY_HINT = (
-    "Lower --gin.BATCH_SIZE, --gin.TASK_FEATURE_LENGTHS or --gin.EvalJob.lengths, raise --gin.NUM_MICROBATCHES, or set "
-    "--gin.TransformerConfig.remat_policy=\"'full'\"."
-)
+_MEMORY_HINTS = {
+    "train": "Lower --gin.BATCH_SIZE or --gin.TASK_FEATURE_LENGTHS, raise --gin.NUM_MICROBATCHES, or set "
+    "--gin.TransformerConfig.remat_policy=\"'full'\".",
+    "eval": "Lower --gin.BATCH_SIZE, --gin.TASK_FEATURE_LENGTHS or --gin.EvalJob.lengths.",
+    "infer": "Lower --gin.BATCH_SIZE, --gin.InferJob.chunk_blocks or --gin.MemoryOverrides.block_size.",
+    "scan": "Lower --gin.BATCH_SIZE, --gin.ScanJob.chunk_blocks or --gin.MemoryOverrides.block_size.",
+    "attention": "Lower --gin.MemoryOverrides.block_size, or draw fewer blocks (--gin.BLOCKS).",
+    "report": "It needs no device.",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,12 +90,12 @@ def main(arguments: Sequence[str]) -> int:
     Args:
       arguments: the command line after the program's name.
     """
-    show_traceback = False
+    show_traceback, run_mode = False, ""
     try:
         if not arguments:
             raise ConfigError(USAGE)
         parsed = parse_arguments(arguments, list(RUN_MODES))
-        show_traceback = parsed.verbosity >= 1
+        show_traceback, run_mode = parsed.verbosity >= 1, parsed.run_mode
         if parsed.help:
             sys.stdout.write(USAGE)
         else:
@@ -104,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     except RuntimeError as error:
         if show_traceback or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        sys.stderr.write(f"Out of memory: {str(error).splitlines()[0]}\n  {_MEMORY_HINT}\n")
+        sys.stderr.write(f"Out of memory: {str(error).splitlines()[0]}\n  {_MEMORY_HINTS[run_mode]}\n")
         return ConfigError.exit_code
     return 0
 

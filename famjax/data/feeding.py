@@ -83,7 +83,7 @@ def open_vocabulary(config: DataConfig) -> Vocabulary:
 
 def _is_own_task(config: DataConfig) -> bool:
     """Whether famjax makes the examples; otherwise seqio does, where the user's module may have registered the task."""
-    _import_module(config)
+    import_module(config.module, "DataConfig.module")
     if not registry.is_task(config.mixture_or_task_name, config.tasks):
         return False
     if list(config.task_feature_lengths) != ["targets"]:
@@ -100,12 +100,21 @@ def _is_own_task(config: DataConfig) -> bool:
     return True
 
 
-def _import_module(config: DataConfig) -> None:
-    if config.module is None:
+def import_module(module: str | None, setting: str) -> None:
+    """Imports the user's module, which may register tasks.
+
+    Args:
+      module: its name; None: there is none.
+      setting: the field that names it, for the message.
+
+    Raises:
+      ConfigError: it cannot be imported.
+    """
+    if module is None:
         return
     try:
-        importlib.import_module(config.module)
-    except ModuleNotFoundError as error:
+        importlib.import_module(module)
+    except (ImportError, SyntaxError) as error:
         raise ConfigError(
-            f"DataConfig.module = {config.module!r} cannot be imported: {error} (--gin.MIXTURE_OR_TASK_MODULE)."
+            f"{setting} = {module!r} cannot be imported: {error} (--gin.MIXTURE_OR_TASK_MODULE)."
         ) from error

@@ -44,8 +44,10 @@ class SamplingConfig:
         if self.top_p is not None:
             require_fraction(self, "top_p")
             require_above(self, 0, "top_p")
-        if self.seed >= 2**32:
-            raise ConfigError(f"SamplingConfig.seed = {self.seed}; allowed: 0 to {2**32 - 1}.")
+        for name, bound in (("seed", 2**32), ("max_new_tokens", 2**31), ("top_k", 2**31)):
+            value = getattr(self, name)
+            if value is not None and value >= bound:
+                raise ConfigError(f"SamplingConfig.{name} = {value}; allowed: below {bound}.")
         if "" in self.stop_strings:
             raise ConfigError(
                 "SamplingConfig.stop_strings has an empty string; allowed: strings of a character or more."

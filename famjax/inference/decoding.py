@@ -17,7 +17,7 @@ from famjax.errors import ConfigError
 from famjax.inference.config import SamplingConfig
 from famjax.inference.context import Context, join, select
 from famjax.inference.programs import BURST, BurstPlan, Programs
-from famjax.inference.reading import read_rows
+from famjax.inference.reading import read_rows, require_numbers
 from famjax.inference.sampling import NO_LIMIT, Draw
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -78,7 +78,7 @@ class Answer:
             tokens=np.array(self.tokens, np.int32),
             text=text[: min(found)] if found else text,
             logprobs=np.array(self.logprobs, np.float32) if self.sampling.logprobs else None,
-            finish_reason=self.finish_reason or "length",
+            finish_reason="stop" if found else self.finish_reason or "length",
         )
 
     def _look_for_the_end(self) -> None:
@@ -140,6 +140,7 @@ class Decoding:
         context: Context,
         samplings: Sequence[SamplingConfig],
         sample_indices: Sequence[int],
+        keep_context: bool = True,
     ) -> None:
         """Starts answers.
 
@@ -150,16 +151,18 @@ class Decoding:
           context: what was read.
           samplings: how each row draws, and where it ends.
           sample_indices: which of the answers to its prompt each row is: the same seed and index draw the same.
+          keep_context: whether `context` will be asked for; without it nothing is kept for rows that have ended.
 
         Raises:
           ConfigError: a stop token that the vocabulary lacks.
         """
         self._programs, self._params = programs, params
-        self._context = context
+        self._context, self._keep_context = context, keep_context
+        self._vocab_size = vocabulary.vocab_size
         self.answers = [Answer(sampling, vocabulary) for sampling in samplings]
         self._draw = _make_draw(samplings, sample_indices)
         self._stop_tokens = _stop_tokens(samplings, vocabulary)
-        # Rows that were read beyond their answer's end: the context before the burst, and its tokens that count.
+        # Rows that were read beyond their answer's end: each one's context before the burst, and the tokens that count.
         self._beyond: dict[int, tuple[Context, list[int]]] = {}
 
     @property
@@ -172,16 +175,24 @@ class Decoding:
         done = np.array([len(answer.tokens) for answer in self.answers], np.int32)
         budgets = np.array([answer.budget for answer in self.answers], np.int32)
         before = self._context
-        plan = BurstPlan(self._draw, done, budgets, self._stop_tokens, np.int32(min(steps, BURST)))
+        plan = BurstPlan(
+            draw=self._draw,
+            done=done,
+            budgets=budgets,
+            stop_tokens=self._stop_tokens,
+            vocab_size=np.int32(self._vocab_size),
+            steps=np.int32(min(steps, BURST)),
+        )
         decoded = self._programs.decode(self._params, before.rows, plan)
         tokens, logprobs, counts, stopped = jax.device_get(
             (decoded.tokens, decoded.logprobs, decoded.counts, decoded.stopped)
         )
+        require_numbers(logprobs)
         self._context = Context(rows=decoded.rows, num_tokens=before.num_tokens + counts)
         for row, (answer, count) in enumerate(zip(self.answers, counts.tolist(), strict=True)):
             taken = answer.extend(tokens[row, :count].tolist(), logprobs[row, :count].tolist(), bool(stopped[row]))
-            if taken < count:
-                self._beyond[row] = (before, tokens[row, :taken].tolist())
+            if taken < count and self._keep_context:
+                self._beyond[row] = (select(before, [row]), tokens[row, :taken].tolist())
 
     def stream(self) -> Iterator[str]:
         """The text of the only row's answer, in pieces as it grows."""
@@ -193,13 +204,14 @@ class Decoding:
 
     def context(self) -> Context:
         """What was read, with exactly the tokens of the answers so far."""
+        assert self._keep_context
         if not self._beyond:
             return self._context
         rows = []
         for row in range(self._context.num_rows):
             if row in self._beyond:
                 before, tokens = self._beyond[row]
-                rows.append(read_rows(self._programs, self._params, select(before, [row]), [tokens]))
+                rows.append(read_rows(self._programs, self._params, before, [tokens]))
             else:
                 rows.append(select(self._context, [row]))
         return join(rows)
@@ -223,7 +235,7 @@ def _stop_tokens(samplings: Sequence[SamplingConfig], vocabulary: Vocabulary) ->
     """The tokens at which each row stops, filled up with -1."""
     rows = []
     for sampling in samplings:
-        ids = [stop_token_id(token, vocabulary) for token in sampling.stop_tokens]
+        ids = [number for token in sampling.stop_tokens for number in stop_token_ids(token, vocabulary)]
         if sampling.stop_at_eos and vocabulary.eos_id is not None:
             ids.append(vocabulary.eos_id)
         rows.append(ids)
@@ -231,18 +243,25 @@ def _stop_tokens(samplings: Sequence[SamplingConfig], vocabulary: Vocabulary) ->
     return np.array([ids + [-1] * (width - len(ids)) for ids in rows], np.int32).reshape(len(rows), width)
 
 
-def stop_token_id(token: int | str, vocabulary: Vocabulary) -> int:
-    """The id of one of `SamplingConfig.stop_tokens`; ConfigError where the vocabulary has no such token."""
+def stop_token_ids(token: int | str, vocabulary: Vocabulary) -> list[int]:
+    """The ids of one of `SamplingConfig.stop_tokens`: of a string at the beginning of a text, and within one.
+
+    Raises:
+      ConfigError: the vocabulary has no such token.
+    """
     if isinstance(token, int):
         if 0 <= token < vocabulary.vocab_size:
-            return token
+            return [token]
         raise ConfigError(
             f"SamplingConfig.stop_tokens has {token}; the vocabulary's ids are 0 to {vocabulary.vocab_size - 1}."
         )
-    ids = vocabulary.encode(token)
-    if len(ids) != 1:
+    alone, line_end = vocabulary.encode(token).tolist(), vocabulary.encode("\n").tolist()
+    within = vocabulary.encode(f"\n{token}").tolist()
+    found = [alone] + ([within[len(line_end) :]] if within[: len(line_end)] == line_end else [])
+    ids = [ids[0] for ids in found if len(ids) == 1]
+    if not ids:
         raise ConfigError(
-            f"SamplingConfig.stop_tokens has {token!r}, which is no token of the vocabulary but {len(ids)}; "
+            f"SamplingConfig.stop_tokens has {token!r}, which is no token of the vocabulary but {len(alone)}; "
             "set it in SamplingConfig.stop_strings."
         )
-    return int(ids[0])
+    return sorted(set(ids))

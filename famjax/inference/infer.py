@@ -7,7 +7,7 @@ from typing import Any
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import Stopped
 from famjax.inference.answering import Answerer
-from famjax.inference.decoding import stop_token_id
+from famjax.inference.decoding import stop_token_ids
 from famjax.inference.interactive import converse
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
 from famjax.inference.language_model import LanguageModel
@@ -29,7 +29,7 @@ def infer(job: InferJob) -> None:
     """
     vocabulary = make_vocabulary(job.vocabulary)
     for token in job.sampling.stop_tokens:
-        stop_token_id(token, vocabulary)
+        stop_token_ids(token, vocabulary)
     if job.interactive:
         converse(_open_model(job), job)
         return

@@ -22,7 +22,7 @@ from famjax.configuration.registry import parameter_types
 from famjax.configuration.value_types import TypeMismatch, convert, describe
 from famjax.errors import ConfigError, DataError, FamjaxError
 from famjax.inference.config import SamplingConfig
-from famjax.inference.decoding import stop_token_id
+from famjax.inference.decoding import stop_token_ids
 from famjax.inference.job_config import QUESTION, InferJob
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.session import Session
@@ -168,7 +168,7 @@ class _Conversation:
             raise ConfigError(f"/set {name} {text}: the value is not {describe(hint)}.") from None
         sampling = dataclasses.replace(self._sampling, **{name: value})
         for token in sampling.stop_tokens:
-            stop_token_id(token, self._model.vocabulary)
+            stop_token_ids(token, self._model.vocabulary)
         self._sampling = sampling
 
     def _status(self, _: str) -> None:

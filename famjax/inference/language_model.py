@@ -15,7 +15,7 @@ from typing import Any
 from famjax.configuration.job_checks import check_vocabulary
 from famjax.data.config import ByteVocabulary, VocabularyConfig
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
-from famjax.errors import ConfigError
+from famjax.errors import ConfigError, DataError
 from famjax.inference import context as contexts
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.inference.context import Context, Rows
@@ -152,20 +152,25 @@ class LanguageModel:
         context: Context,
         samplings: SamplingConfig | Sequence[SamplingConfig],
         sample_indices: Sequence[int] | None = None,
+        *,
+        keep_context: bool = True,
     ) -> Decoding:
         """Starts an answer in each row, to be advanced by the caller.
 
         Args:
           context: what was read.
           samplings: how each row draws, or all.
-          sample_indices: which of the answers to its prompt each row is; None: each is the first.
+          sample_indices: which of the answers to its prompt each row is; None: each is the only one.
+          keep_context: whether what was read then will be asked for.
 
         Raises:
-          ConfigError: a stop token that the vocabulary lacks.
+          ConfigError: a stop token that the vocabulary lacks, or several samples where each row is the only one.
         """
         each = [samplings] * context.num_rows if isinstance(samplings, SamplingConfig) else samplings
+        if sample_indices is None and any(sampling.num_samples > 1 for sampling in each):
+            raise ConfigError("SamplingConfig.num_samples is above 1, and each row has one answer; allowed here: 1.")
         indices = [0] * context.num_rows if sample_indices is None else sample_indices
-        return Decoding(self._programs, self.params, self.vocabulary, context, each, indices)
+        return Decoding(self._programs, self.params, self.vocabulary, context, each, indices, keep_context)
 
     def generate(
         self,
@@ -203,6 +208,8 @@ class LanguageModel:
         self, sessions: Sequence[Session], prompts: Sequence[str], sampling: SamplingConfig | None = None
     ) -> list[Generation]:
         """Asks each session its question, all in one batch; see `Session.ask`."""
+        if "" in prompts:
+            raise DataError("There is nothing to read: an empty text.")
         pairs = zip(sessions, prompts, strict=True)
         asked = [session.asked(prompt) for session, prompt in pairs]
         context = self.read(self.join([each.context for each in sessions]), asked)

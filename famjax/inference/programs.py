@@ -1,4 +1,4 @@
-"""The compiled steps of inference: begin, read a chunk, score a chunk, decode. The only place here that jits.
+"""The compiled steps of inference: begin, read a chunk, score a chunk, decode. The place that jits them.
 
 Each has a fixed shape, whatever the length of the text: a text is read in chunks of `chunk_blocks` blocks, and decoding
 appends a token to the unfinished block. When the block is full the same call updates FAM and shifts the segments, in
@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float
 from numpy.typing import NDArray
 
+from famjax.errors import ConfigError
 from famjax.inference.context import Rows, rows_axes
 from famjax.inference.sampling import NO_LIMIT, Draw, draw_tokens
 from famjax.models.config import TransformerConfig
@@ -56,6 +57,7 @@ class BurstPlan:
       done: tokens that each row's answer has already [B].
       budgets: tokens that each row may still append; 0: its answer has ended [B].
       stop_tokens: tokens before which a row ends, filled up with -1 [B, any].
+      vocab_size: ids of the vocabulary, below which a token is drawn; the model's table may have more rows.
       steps: tokens at most, up to BURST.
     """
 
@@ -63,6 +65,7 @@ class BurstPlan:
     done: Leaf
     budgets: Leaf
     stop_tokens: Leaf
+    vocab_size: Leaf
     steps: Leaf
 
 
@@ -193,8 +196,10 @@ def make_programs(config: TransformerConfig, mesh: MeshConfig, chunk_blocks: int
     """The steps of a model; models with equal settings, as the checkpoints of one training, share them.
 
     Raises:
-      ConfigError: a mesh that the devices cannot form.
+      ConfigError: a mesh that the devices cannot form, or no block in a chunk.
     """
+    if chunk_blocks < 1:
+        raise ConfigError(f"chunk_blocks = {chunk_blocks}; allowed: 1 or more.")
     return Programs(config, mesh, chunk_blocks)
 
 
@@ -247,7 +252,10 @@ def _decode(model: Transformer, params: Any, rows: Rows, plan: BurstPlan, *, gre
 
     def append(burst: _Burst) -> _Burst:
         scores = logits(model, params, burst.rows.hidden)
-        token = draw_tokens(scores, plan.draw, plan.done + burst.counts, greedy=greedy, filtered=filtered)
+        exists = jnp.arange(scores.shape[-1])[None, :] < plan.vocab_size
+        token = draw_tokens(
+            jnp.where(exists, scores, -jnp.inf), plan.draw, plan.done + burst.counts, greedy=greedy, filtered=filtered
+        )
         stops = jnp.any(token[:, None] == plan.stop_tokens, axis=1)
         active = is_active(burst)
         kept = active & ~stops

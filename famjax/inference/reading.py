@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.errors import DataError
+from famjax.errors import DataError, NumericsError
 from famjax.inference.context import Context
 from famjax.inference.programs import Programs
 
@@ -52,13 +52,19 @@ def read_rows(programs: Programs, params: Any, context: Context, rows: Sequence[
 def score_rows(
     programs: Programs, params: Any, context: Context, rows: Sequence[RowTokens]
 ) -> tuple[Context, list[TokenScores]]:
-    """Reads on in each row, and scores every token on the way; see `read_rows`."""
+    """Reads on in each row, and scores every token on the way; see `read_rows`.
+
+    Raises:
+      DataError: an id that the model has no embedding for.
+      NumericsError: log-probabilities that are no numbers.
+    """
     on_device, counts = context.rows, context.num_tokens
     logprobs: list[list[NDArray[np.float32]]] = [[] for _ in rows]
     greedy: list[list[NDArray[np.bool_]]] = [[] for _ in rows]
     for tokens, lengths in _chunks(programs, rows, context.num_rows):
         on_device, scores = programs.score(params, on_device, tokens, lengths)
         scores = jax.device_get(scores)
+        require_numbers(scores.logprobs)
         counts = counts + lengths
         for row, length in enumerate(lengths.tolist()):
             logprobs[row].append(scores.logprobs[row, :length])
@@ -99,17 +105,22 @@ class _Reader:
         self._vocab_size = vocab_size
         whole = isinstance(row, np.ndarray) or (isinstance(row, Sequence) and not _is_of_arrays(row))
         self._pieces: Iterator[Any] = iter([row] if whole else row)
-        self._rest = np.zeros(0, np.int32)
+        self._piece, self._taken = np.zeros(0, np.int32), 0
 
     def take(self, size: int) -> NDArray[np.int32]:
         """Up to `size` more tokens; fewer only at the end."""
-        held, total = [self._rest], len(self._rest)
-        while total < size and (piece := next(self._pieces, None)) is not None:
-            held.append(self._checked(piece))
-            total += len(held[-1])
-        joined = np.concatenate(held)
-        self._rest = joined[size:]
-        return joined[:size]
+        held: list[NDArray[np.int32]] = []
+        missing = size
+        while missing:
+            if self._taken == len(self._piece):
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._piece, self._taken = self._checked(piece), 0
+            held.append(self._piece[self._taken : self._taken + missing])
+            self._taken += len(held[-1])
+            missing -= len(held[-1])
+        return np.concatenate([np.zeros(0, np.int32), *held])
 
     def _checked(self, piece: Any) -> NDArray[np.int32]:
         ids = np.asarray(piece, np.int64)
@@ -117,6 +128,12 @@ class _Reader:
         if wrong.size:
             raise DataError(f"There is no token {wrong[0]}: the model's ids are 0 to {self._vocab_size - 1}.")
         return ids.astype(np.int32)
+
+
+def require_numbers(logprobs: NDArray[np.floating]) -> None:
+    """Raises NumericsError where the model gave no number: its answers would mean nothing."""
+    if np.isnan(logprobs).any():
+        raise NumericsError("The model gives log-probabilities that are no numbers (NaN): its parameters are broken.")
 
 
 def _is_of_arrays(row: Sequence[Any]) -> bool:

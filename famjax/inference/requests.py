@@ -35,23 +35,29 @@ def generate(
       DataError: an id outside the vocabulary.
     """
     each = [samplings] * len(prompts) if isinstance(samplings, SamplingConfig) else samplings
-    answers = [
-        (prompt, sampling, index)
-        for prompt, sampling in zip(prompts, each, strict=True)
-        for index in range(sampling.num_samples)
-    ]
+    answers = [(place, index) for place, sampling in enumerate(each) for index in range(sampling.num_samples)]
     generations = itertools.chain.from_iterable(
-        _generate_batch(model, batch) for batch in _batches(answers, model.batch_size)
+        _generate_batch(model, batch, prompts, each) for batch in _batches(answers, model.batch_size)
     )
     for sampling in each:
         yield list(itertools.islice(generations, sampling.num_samples))
 
 
-def _generate_batch(model: LanguageModel, answers: list[tuple[Ids, SamplingConfig, int]]) -> list[Generation]:
-    missing = model.batch_size - len(answers)
-    filled = [*answers, *[(np.zeros(0, np.int32), _NOTHING, 0)] * missing]
-    prompts, samplings, indices = zip(*filled, strict=True)
-    decoding = model.decoding(model.read(model.start(model.batch_size), prompts), samplings, indices)
+def _generate_batch(
+    model: LanguageModel,
+    answers: list[tuple[int, int]],
+    prompts: Sequence[Ids],
+    samplings: Sequence[SamplingConfig],
+) -> list[Generation]:
+    """Gives answers: (place of the prompt, which of its samples). A prompt is read once for its samples in a batch."""
+    size = model.batch_size
+    places = list(dict.fromkeys(place for place, _ in answers))
+    context = model.read(model.start(size), _filled([prompts[place] for place in places], size))
+    missing = size - len(answers)
+    if len(places) < len(answers):
+        context = model.select(context, [places.index(place) for place, _ in answers] + [0] * missing)
+    rows = [samplings[place] for place, _ in answers] + [_NOTHING] * missing
+    decoding = model.decoding(context, rows, [index for _, index in answers] + [0] * missing, keep_context=False)
     while decoding.active:
         decoding.advance()
     return [answer.finished() for answer in decoding.answers[: len(answers)]]

@@ -63,7 +63,8 @@ def _limit(logits: Float[Array, "B V"], top_k: Int[Array, " B"], top_p: Float[Ar
     ordered = jnp.take_along_axis(logits, order, axis=-1)
     probabilities = jax.nn.softmax(jnp.where(_ranks(logits) < top_k[:, None], ordered, -jnp.inf), axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = (_ranks(logits) < top_k[:, None]) & ((before < top_p[:, None]) | (_ranks(logits) == 0))
+    within_p = (before < top_p[:, None]) | (top_p[:, None] >= 1) | (_ranks(logits) == 0)
+    kept = (_ranks(logits) < top_k[:, None]) & within_p
     limited = jnp.where(kept, ordered, -jnp.inf)
     return jnp.take_along_axis(limited, jnp.argsort(order, axis=-1), axis=-1)
 

@@ -33,6 +33,7 @@ class Cache:
       segments: keys and values of the past M blocks, oldest first [B, M * C, K, h].
       block: those of the unfinished block [B, C, K, h]; nothing reads what lies in its free slots.
       fam: those of F_prev [B, F, K, h], made once a block: decoding would otherwise make them again for every token.
+        They belong to the parameters that made them: a state carried over an update of these needs them anew.
     """
 
     segments: KeyValues

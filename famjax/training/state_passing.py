@@ -50,6 +50,7 @@ def draw(config: StatePassing, passed: PassedFam, step: Int[Array, ""], key: jax
 
 def start_from(state: State, passed: PassedFam, is_passed: Bool[Array, ""]) -> State:
     """Puts the passed FAM, which is not initial and keeps its residual, into every row, if `is_passed`."""
+    assert state.layers.cache is None, "a cache has the keys of the FAM that is replaced"
     batch = state.num_tokens.shape[0]
     fam = jnp.where(is_passed, broadcast_fam(jax.lax.stop_gradient(passed.fam), batch), state.fam)
     layers = dataclasses.replace(state.layers, fam=fam)

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from tiny_language_model import logprobs_from_scratch, make_model, random_ids
 
-from famjax.errors import ConfigError
+from famjax.errors import ConfigError, NumericsError
 from famjax.inference.config import SamplingConfig
 from famjax.inference.decoding import TextStream
 from famjax.inference.programs import BURST
@@ -26,7 +27,7 @@ def test_generation_equals_recomputation(memory, prompt_length):
     text = prompt
     for token, logprob in zip(answer.tokens, answer.logprobs, strict=True):
         expected = logprobs_from_scratch(model, text)[-1]
-        assert token == expected.argmax()
+        assert token == expected[: model.vocabulary.vocab_size].argmax()
         assert_close(logprob, expected[token], FLOAT32)
         text = np.append(text, token)
     assert_close(after.rows.hidden, model.read(model.start(), [text]).rows.hidden, FLOAT32)
@@ -147,6 +148,50 @@ def test_text_in_pieces_equals_the_text():
     assert "".join(pieces) == "né ## 漢字 "
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
     assert answer.finished().text == "né ## 漢字 "
+
+
+def test_nothing_grows_where_rows_end_one_by_one():
+    """Guards against a context of the whole batch that is kept for each row that was read beyond its answer's end."""
+    model = make_model(batch_size=4)
+    context = model.read(model.start(4), [random_ids(5, seed) for seed in range(4)])
+    _, free = model.generate(context, dataclasses.replace(GREEDY, max_new_tokens=3 * BURST))
+    stops = [_printable_pair(answer.tokens[BURST * min(row, 2) :]) for row, answer in enumerate(free)]
+    samplings = [dataclasses.replace(GREEDY, max_new_tokens=3 * BURST, stop_strings=(stop,)) for stop in stops]
+
+    def kept_bytes(keep_context):
+        decoding = model.decoding(context, samplings, keep_context=keep_context)
+        before = sum(array.nbytes for array in jax.live_arrays())
+        while decoding.active:
+            decoding.advance()
+        assert any(len(answer.tokens) % BURST for answer in decoding.answers)
+        return sum(array.nbytes for array in jax.live_arrays()) - before
+
+    whole = sum(array.nbytes for array in jax.tree.leaves(context.rows))
+    assert kept_bytes(keep_context=False) <= 1.1 * whole
+    assert kept_bytes(keep_context=True) <= 2.2 * whole
+
+
+def test_ids_beyond_the_vocabulary_are_not_drawn():
+    """Guards against an id of the padded table, which the vocabulary cannot decode."""
+    model = make_model()
+    output = np.asarray(model.params["output"]["kernel"]).copy()
+    output[:, model.vocabulary.vocab_size :] *= 50
+    model = dataclasses.replace(model, params={**model.params, "output": {"kernel": output}})
+    context = model.read(model.start(), [random_ids(5)])
+    for sampling in (GREEDY, SamplingConfig(max_new_tokens=20, temperature=1.0)):
+        _, (answer,) = model.generate(context, sampling)
+        assert answer.tokens.max() < model.vocabulary.vocab_size
+
+
+def test_a_model_of_no_numbers():
+    """Guards against a broken model whose answers look like answers."""
+    model = make_model()
+    scale = np.full_like(model.params["final_norm"]["scale"], np.nan)
+    broken = dataclasses.replace(model, params={**model.params, "final_norm": {"scale": scale}})
+    with pytest.raises(NumericsError, match="no numbers"):
+        broken.generate(broken.start(), GREEDY)
+    with pytest.raises(NumericsError, match="no numbers"):
+        broken.score(broken.start(), [random_ids(3)])
 
 
 @pytest.mark.parametrize(

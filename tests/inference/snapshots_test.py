@@ -98,6 +98,11 @@ def test_damaged_and_missing(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"text\.snapshot: no snapshot, or a damaged one"):
             model.load(path)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "other.npz", description=np.frombuffer(b"[1]", np.uint8), num_tokens=np.ones(1))
+    for other in ("array.npy", "other.npz"):
+        with pytest.raises(CheckpointError, match="no snapshot, or a damaged one"):
+            model.load(tmp_path / other)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="the snapshot cannot be written"):
         model.session().save(tmp_path / "file" / "text.snapshot")

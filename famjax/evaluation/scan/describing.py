@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from famjax.data.feeding import import_module
 from famjax.data.vocabularies import make_vocabulary
 from famjax.evaluation.scan import manifest
 from famjax.evaluation.scan.checkpoints import GridCheckpoint, find_checkpoints, find_new, followed
@@ -20,6 +21,7 @@ def describe_scan(job: ScanJob) -> str:
       ConfigError: no such task, a depth for a task that has none, a shard out of range.
       CheckpointError: a checkpoint that does not exist.
     """
+    import_module(job.module, "ScanJob.module")
     check_points(job)
     shard = find_shard(job.shard, os.environ)
     vocabulary = make_vocabulary(job.vocabulary).fingerprint

@@ -6,7 +6,6 @@ the report.
 
 import contextlib
 import dataclasses
-import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from rich.console import Console
 
 from famjax.configuration import operative
 from famjax.configuration.job_checks import check_vocabulary
+from famjax.data.feeding import import_module
 from famjax.data.vocabularies import Vocabulary
-from famjax.errors import ConfigError, FamjaxError, Stopped
+from famjax.errors import FamjaxError, Stopped
 from famjax.evaluation.report.writing import HTML_NAME, write_report
 from famjax.evaluation.scan import manifest
 from famjax.evaluation.scan.asking import Asked, QuestionMaker, made_ahead
@@ -58,7 +58,7 @@ def scan(job: ScanJob) -> list[Entry]:
     """
     output_dir = prepare_output_dir(job.output_dir)
     shard = find_shard(job.shard, os.environ)
-    _import_module(job.module)
+    import_module(job.module, "ScanJob.module")
     make_mesh(job.mesh)
     questions = QuestionMaker(job)
     questions.check()
@@ -249,14 +249,3 @@ def _line(cell: Cell, entry: Entry) -> str:
     low, high = (float(end) for end in estimate["ci95"])
     interval = f" ({low:.3f} to {high:.3f})" if math.isfinite(low) and math.isfinite(high) else ""
     return f"{cell}: {metric} {float(estimate['value']):.3f}{interval} {entry['seconds']:.1f} s"
-
-
-def _import_module(module: str | None) -> None:
-    if module is None:
-        return
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"ScanJob.module = {module!r} cannot be imported: {error} (--gin.MIXTURE_OR_TASK_MODULE)."
-        ) from error
