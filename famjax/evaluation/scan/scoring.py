@@ -73,7 +73,10 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of n trials."""
     z = _Z * _Z / n
     center, half = share + z / 2, _Z * math.sqrt(share * (1 - share) / n + z / (4 * n))
-    return max(0.0, (center - half) / (1 + z)), min(1.0, (center + half) / (1 + z))
+    # At 0 and at 1 an end is exact; what rounding leaves of it would be shown as a tiny number.
+    low = 0.0 if share == 0 else max(0.0, (center - half) / (1 + z))
+    high = 1.0 if share == 1 else min(1.0, (center + half) / (1 + z))
+    return low, high
 
 
 def score_answers(names: Sequence[str], question: Question, texts: Sequence[str]) -> dict[str, float]:

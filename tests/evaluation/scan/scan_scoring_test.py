@@ -30,6 +30,13 @@ def test_shares():
         assert abs(end - 0.25) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 4), rel=1e-5)
 
 
+@pytest.mark.parametrize("n", [6, 24, 192])
+def test_the_ends_are_exact(n):
+    """Guards against the interval of no right answer at all, shown as [0.000000, 0.14] for what rounding left."""
+    assert scoring.wilson_interval(0.0, n)[0] == 0.0
+    assert scoring.wilson_interval(1.0, n)[1] == 1.0
+
+
 def test_means():
     """Guards against Wilson's interval where scores are no shares, and against a standard error of the population."""
     estimate = scoring.estimate_mean([0.2, 0.4, 0.9])
