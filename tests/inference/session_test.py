@@ -91,7 +91,7 @@ def test_nothing_to_read(tmp_path):
 def test_the_documented_interface(tmp_path, monkeypatch, capsys):
     """Guards against a page (docs/inference.md) whose code does not run."""
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     trained = write_checkpoint(tmp_path)
     (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -100,7 +100,7 @@ def expected(params, fam, is_initial):
     model = Transformer(PLAIN.model)
 
     def loss(params):
-        state = initial_state(model, params, BATCH)
+        state = initial_state(model, params, BATCH, with_cache=False)  # a cache has the keys of the prompt's FAM
         chosen = jnp.where(is_initial, state.fam, broadcast_fam(fam, BATCH))
         layers = dataclasses.replace(state.layers, fam=chosen)
         state = dataclasses.replace(state, layers=layers, fam_is_initial=jnp.full(BATCH, is_initial))
