@@ -19,8 +19,8 @@ which W = floor(T / C) are full, and I the width of the MLP:
 
 where block_b is c_b (the whole square that a kernel without blocks of its own computes) or, with causal discounting,
 (c_b + 1) / 2 (what the definition needs: token i of a block, from 0, sees i + 1 of its keys). Only full blocks are
-written. The keys and values of the FAM that a call leaves are made for the next call, and counted there. Memory segments
-that do not exist yet, before block M, are not counted. Once for a call, whatever its batch:
+written. The keys and values of the FAM that a call leaves are made for the next call, and counted there. Memory
+segments that do not exist yet, before block M, are not counted. Once for a call, whatever its batch:
 
     FAM prompt          (4 D (H + K) h + 6 D I) F + 4 H h F^2     in each layer (fam_start = "prompt"), up the stack
 
