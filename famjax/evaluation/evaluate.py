@@ -1,7 +1,6 @@
 """Evaluates a checkpoint: `evaluate(job)` is `--run_mode=eval`."""
 
 import json
-import math
 import os
 from typing import Any
 
@@ -24,7 +23,7 @@ from famjax.training.feed import check_data, device_batches
 from famjax.training.program import abstract_params, compile_evaluation
 from famjax.training.restore import find_checkpoint, load_params, read_model_config
 from famjax.training.stopping import StopSignal, run_interruptible
-from famjax.training.writers import name_of
+from famjax.training.writers import named
 
 RESULTS_NAME = "results.jsonl"
 _FLAG = "--gin.CHECKPOINT_PATH"
@@ -170,19 +169,6 @@ def _prepare(output_dir: str) -> None:
 def _append(output_dir: str, result: dict[str, Any]) -> None:
     """Writes one line, whole and at once; a number that is not finite as its name, as in metrics.jsonl."""
     with (absolute_path(output_dir) / RESULTS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_named(result), allow_nan=False) + "\n")
+        file.write(json.dumps(named(result), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _named(value: Any) -> Any:
-    """The value, with the name of each number in it that JSON cannot hold."""
-    match value:
-        case dict():
-            return {name: _named(entry) for name, entry in value.items()}
-        case list():
-            return [_named(entry) for entry in value]
-        case float() if not math.isfinite(value):
-            return name_of(value)
-        case _:
-            return value

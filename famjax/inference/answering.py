@@ -5,6 +5,7 @@ What a prompt is answered does not depend on the prompts beside it: every compil
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from famjax.inference.decoding import Generation
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.progress import Progress
 from famjax.inference.prompts import Prompt, Start
+from famjax.inference.requests import answer_rows
 from famjax.inference.text_stream import encode_stream, read_text
 from famjax.training.stopping import StopSignal
 from famjax.training.writers import name_of
@@ -136,21 +138,16 @@ class Answerer:
 
     def _generate(self, context: Context, batch: Sequence[Prompt]) -> Iterator[Generation]:
         """The samples of the first prompt, those of the second, and so on."""
-        model = self._model
         samples = [(row, index) for row, prompt in enumerate(batch) for index in range(prompt.sampling.num_samples)]
-        for first in range(0, len(samples), model.batch_size):
-            rows, indices = map(list, zip(*samples[first : first + model.batch_size], strict=True))
-            samplings = [batch[row].sampling for row in rows]
-            missing = model.batch_size - len(rows)
-            samplings += [dataclasses.replace(samplings[0], max_new_tokens=1)] * missing
-            chosen = model.select(context, rows + [0] * missing)
-            decoding = model.decoding(chosen, samplings, indices + [0] * missing)
-            before = self._progress.generated
-            while decoding.active:
-                decoding.advance()
-                self._progress.generated = before + sum(len(answer.tokens) for answer in decoding.answers[: len(rows)])
-                self._progress.show()
-            yield from (answer.finished() for answer in decoding.answers[: len(rows)])
+        samplings = [prompt.sampling for prompt in batch]
+        for first in range(0, len(samples), self._model.batch_size):
+            together = samples[first : first + self._model.batch_size]
+            report = functools.partial(self._report, self._progress.generated)
+            yield from answer_rows(self._model, context, together, samplings, report)
+
+    def _report(self, before: int, drawn: int) -> None:
+        self._progress.generated = before + drawn
+        self._progress.show()
 
 
 def _result(prompt: Prompt, before: _Begun, count: _Count, generations: Sequence[Generation]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ print(session.ask("Who did it?").text)
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from famjax.configuration.job_checks import check_vocabulary
@@ -19,7 +19,7 @@ from famjax.errors import ConfigError, DataError
 from famjax.inference import context as contexts
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.inference.context import Context, Rows
-from famjax.inference.decoding import Decoding, Generation, TextStream
+from famjax.inference.decoding import Decoding, Generation
 from famjax.inference.fingerprint import params_fingerprint
 from famjax.inference.programs import Clock, Programs, make_programs
 from famjax.inference.reading import RowTokens, TokenScores, read_rows, score_rows
@@ -187,14 +187,6 @@ class LanguageModel:
         while decoding.active:
             decoding.advance()
         return decoding.context(), [answer.finished() for answer in decoding.answers]
-
-    def stream(self, context: Context, sampling: SamplingConfig) -> Iterator[tuple[int, str]]:
-        """Answers in each row, a token at a time: yields (row, text), pieces that make up the answers."""
-        decoding = self.decoding(context, sampling)
-        streams = [TextStream(answer) for answer in decoding.answers]
-        while decoding.active:
-            decoding.advance(1)
-            yield from ((row, piece) for row, stream in enumerate(streams) if (piece := stream.take()))
 
     def select(self, context: Context, indices: Sequence[int]) -> Context:
         """Rows of a context, in this order; a row may come several times."""

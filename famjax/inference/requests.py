@@ -1,7 +1,8 @@
 """Many requests to one model, in batches of one shape. Results come in order, whatever the batching."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -13,8 +14,6 @@ from famjax.inference.language_model import LanguageModel
 from famjax.inference.reading import Ids, TokenScores
 
 Item = TypeVar("Item")
-
-_NOTHING = SamplingConfig(max_new_tokens=1)
 
 
 def generate(
@@ -53,13 +52,36 @@ def _generate_batch(
     size = model.batch_size
     places = list(dict.fromkeys(place for place, _ in answers))
     context = model.read(model.start(size), _filled([prompts[place] for place in places], size))
-    missing = size - len(answers)
-    if len(places) < len(answers):
-        context = model.select(context, [places.index(place) for place, _ in answers] + [0] * missing)
-    rows = [samplings[place] for place, _ in answers] + [_NOTHING] * missing
-    decoding = model.decoding(context, rows, [index for _, index in answers] + [0] * missing, keep_context=False)
+    rows = [(places.index(place), index) for place, index in answers]
+    return answer_rows(model, context, rows, [samplings[place] for place in places])
+
+
+def answer_rows(
+    model: LanguageModel,
+    context: Context,
+    answers: Sequence[tuple[int, int]],
+    samplings: Sequence[SamplingConfig],
+    report: Callable[[int], None] = lambda _: None,
+) -> list[Generation]:
+    """Answers rows of a context, several times each where asked to, in one batch of `model.batch_size`.
+
+    Args:
+      model: answers.
+      context: what was read.
+      answers: row, and which of its samples; at most `model.batch_size`.
+      samplings: of each row that is asked.
+      report: called with the tokens drawn so far, while the answers grow.
+    """
+    missing = model.batch_size - len(answers)
+    rows = [row for row, _ in answers] + [0] * missing
+    filler = dataclasses.replace(samplings[answers[0][0]], max_new_tokens=1)
+    if rows != list(range(context.num_rows)):
+        context = model.select(context, rows)
+    drawn = [samplings[row] for row, _ in answers] + [filler] * missing
+    decoding = model.decoding(context, drawn, [index for _, index in answers] + [0] * missing, keep_context=False)
     while decoding.active:
         decoding.advance()
+        report(sum(len(answer.tokens) for answer in decoding.answers[: len(answers)]))
     return [answer.finished() for answer in decoding.answers[: len(answers)]]
 
 

@@ -236,10 +236,7 @@ class DecoderLayer(nn.Module):
             else:
                 new_fam, new_own = nn.cond(jnp.any(full), update, lambda _: (fam, own), layer)
             new_first_fam = jnp.where((full & is_initial)[:, None, None], new_fam, first_fam)
-            square = jax.lax.stop_gradient(jnp.maximum(_mean_square(new_fam), 1e-30))
-            change = _mean_square(new_fam - fam) / square
-            departure = _mean_square(new_fam - new_first_fam) / square
-            sizes = (square, change, departure, full & ~is_initial)
+            sizes = (*_sizes(new_fam, fam, new_first_fam), full & ~is_initial)
             return (new_fam, new_own, new_first_fam, is_initial & ~full), (own, sizes)
 
         scan = nn.scan(
@@ -328,6 +325,12 @@ def _first(rotations: Rotation) -> Rotation:
 
 def _average(values: Float[Array, "B P"], counted: Bool[Array, "B P"]) -> Average:
     return Average(jnp.sum(jnp.where(counted, values, 0)), jnp.sum(counted, dtype=jnp.float32))
+
+
+def _sizes(new_fam: Fam, fam: Fam, first_fam: Fam) -> tuple[Array, Array, Array]:
+    """Mean square of a FAM, of its change and of its departure over that; see `Diagnostics`."""
+    square = jax.lax.stop_gradient(jnp.maximum(_mean_square(new_fam), 1e-30))
+    return square, _mean_square(new_fam - fam) / square, _mean_square(new_fam - first_fam) / square
 
 
 def _mean_square(fam: Fam) -> Float[Array, " B"]:

@@ -169,6 +169,19 @@ def name_of(number: float) -> str:
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
+def named(value: Any) -> Any:
+    """The value, with the name of each number in it that JSON cannot hold."""
+    match value:
+        case Mapping():
+            return {name: named(entry) for name, entry in value.items()}
+        case list() | tuple():
+            return [named(entry) for entry in value]
+        case float() if not math.isfinite(value):
+            return name_of(value)
+        case _:
+            return value
+
+
 def _scalars(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One scalar an entry: name, or name/index with as many digits as the last index has."""
     scalars = {}

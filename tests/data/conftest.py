@@ -1,7 +1,6 @@
 """What the tests of the data share: ways of reading, corpora of a few files, trained vocabularies."""
 
 import functools
-import io
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from famjax.data import registry
 from famjax.data.config import ByteVocabulary
 from famjax.data.examples import Reading
 from famjax.data.vocabularies import make_vocabulary
+from vocabulary_files import train_sentencepiece, train_tokenizer
 
 SENTENCES = ["The pass key is 12345.", "def read(path): return path.read_bytes()", "hello world, 67890", "it's a día"]
 
@@ -46,43 +46,16 @@ def corpus_dir(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def sentencepiece_path(tmp_path_factory) -> str:
     """A SentencePiece model that loses nothing: bytes where it has no piece, no normalisation."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 20),
-        model_writer=model,
-        vocab_size=340,
+    return train_sentencepiece(
+        tmp_path_factory.mktemp("sentencepiece"),
+        SENTENCES * 20,
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
     )
-    path = tmp_path_factory.mktemp("sentencepiece") / "tiny.model"
-    path.write_bytes(model.getvalue())
-    return str(path)
 
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory) -> str:
     """A byte-level BPE tokenizer.json with special tokens <pad>, <s>, </s>."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES * 20, trainer)
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return str(path)
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer"), SENTENCES * 20, vocab_size=320)

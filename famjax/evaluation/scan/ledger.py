@@ -7,7 +7,6 @@ whichever process wrote it.
 import errno
 import fcntl
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.evaluation.scan.shards import SETTING, Shard
 from famjax.training.checkpoint_files import absolute_path, is_remote
-from famjax.training.writers import name_of
+from famjax.training.writers import named
 
 FOLDER = "ledger"
 DONE, FAILED = "done", "failed"
@@ -124,19 +123,6 @@ def read_ledgers(output_dir: Path) -> dict[str, Entry]:
             if key not in entries or entry["status"] == DONE or entries[key]["status"] == FAILED:
                 entries[key] = entry
     return entries
-
-
-def named(value: Any) -> Any:
-    """The value, with the name of each number in it that JSON cannot hold."""
-    match value:
-        case Mapping():
-            return {name: named(entry) for name, entry in value.items()}
-        case list() | tuple():
-            return [named(entry) for entry in value]
-        case float() if not math.isfinite(value):
-            return name_of(value)
-        case _:
-            return value
 
 
 def write_atomically(path: Path, text: str) -> None:
