@@ -35,6 +35,12 @@ class NumericsError(FamjaxError):
     exit_code = 5
 
 
+class CellsFailed(FamjaxError):
+    """Some cells of a scan failed; the others are evaluated. The same command tries the failed ones again."""
+
+    exit_code = 6
+
+
 class Stopped(FamjaxError):
     """SIGTERM or SIGINT arrived and the state is saved: run the same command again to go on."""
 

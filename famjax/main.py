@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from famjax.configuration import operative
 from famjax.configuration.arguments import Arguments, parse_arguments
 from famjax.configuration.dry_run import describe_run
 from famjax.configuration.loading import load
-from famjax.errors import ConfigError, FamjaxError
+from famjax.errors import ConfigError, DataError, FamjaxError
 
 USAGE = """\
 famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
@@ -39,8 +40,8 @@ Train a tiny FAM model on the sources of this Python's standard library, then ev
 
   echo '{"prompt": "import "}' | famjax --run_mode=infer --gin_file=runs/infer.gin --gin.CHECKPOINT_PATH="'/tmp/run'"
 
-Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 some cells of a scan failed, 143 stopped
-and saved (run it again).
+Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 some cells of a scan failed, 130 stopped
+with Ctrl-C before there was anything to save, 143 stopped and saved (run it again).
 """
 
 
@@ -71,6 +72,8 @@ RUN_MODES = {
 }
 
 
+# What a shell gives a program that SIGINT ended.
+_INTERRUPTED = 130
 _MEMORY_HINTS = {
     "train": "Lower --gin.BATCH_SIZE or --gin.TASK_FEATURE_LENGTHS, raise --gin.NUM_MICROBATCHES, or set "
     "--gin.TransformerConfig.remat_policy=\"'full'\".",
@@ -100,12 +103,24 @@ def main(arguments: Sequence[str]) -> int:
             sys.stdout.write(USAGE)
         else:
             _run(parsed)
+        sys.stdout.flush()
     except FamjaxError as error:
         if show_traceback:
             traceback.print_exc()
         else:
             sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            sys.stderr.write("Interrupted.\n")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # What is left in Python's buffer would be written at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write("The program that read the standard output has ended.\n")
+        return DataError.exit_code
     except RuntimeError as error:
         if show_traceback or "RESOURCE_EXHAUSTED" not in str(error):
             raise

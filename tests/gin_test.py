@@ -33,6 +33,8 @@ RUN_COMPANIONS = {
     "runs/scan.gin": [],
     "runs/attention.gin": [],
 }
+# Macros that a file needs unless something else is set in their place.
+NEEDED = {"runs/scan.gin": ["SCAN_TASKS", "SCAN_LENGTHS"]}
 JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob}
 # A value for each macro that a file may require.
 REQUIRED_VALUES = {
@@ -56,7 +58,7 @@ def complete(file, folder):
     """Returns a file with its companions and a file that sets what they require."""
     files = [file, *RUN_COMPANIONS.get(file, COMPANIONS.get(file.split("/")[0], []))]
     macros = read_bindings(files, []).macros
-    required = [name for name, binding in macros.items() if binding.value == REQUIRED]
+    required = [name for name, binding in macros.items() if binding.value == REQUIRED] + NEEDED.get(file, [])
     values = folder / "values.gin"
     values.write_text("".join(f"{name} = {REQUIRED_VALUES[name]}\n" for name in required))
     return [*files, str(values)]

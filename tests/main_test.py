@@ -100,6 +100,28 @@ def test_out_of_memory_is_told_with_what_to_lower(jobs, monkeypatch, capsys):
     assert len(stderr.splitlines()) == 2
 
 
+def test_ctrl_c_is_told_in_a_word(jobs, monkeypatch, capsys):
+    """Guards against a page of traceback for one who stops a job before it has begun, and against exit code 0 or 1."""
+
+    def fail(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["stand_in_for_a_run_mode"], "train", fail)
+    assert main.main(COMPLETE) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_reader_that_has_ended(jobs, monkeypatch, capsys):
+    """Guards against two tracebacks, the second at exit, where the output goes to `head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer, "w")  # noqa: SIM115 (closed below, as the interpreter does at exit)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main.main([*COMPLETE, "--dry_run"]) == 3
+    stream.close()
+    assert capsys.readouterr().err == "The program that read the standard output has ended.\n"
+
+
 def test_dry_run_does_not_run(jobs, capsys):
     """Whoever asks what a job would do has not asked for it."""
     assert main.main([*COMPLETE, "--dry_run"]) == 0

@@ -137,8 +137,8 @@ class KeyExamples:
         if parts.length > self._reading.longest:
             raise ConfigError(
                 f"An example of {self._reading.longest} tokens has no room for the {parts.length} tokens of a "
-                f"{type(config).__name__} without filler (--gin.TASK_FEATURE_LENGTHS, or the "
-                "curriculum's lengths)."
+                f"{type(config).__name__} without filler (--gin.TASK_FEATURE_LENGTHS, the curriculum's lengths, or a "
+                "scan's --gin.SCAN_LENGTHS)."
             )
         return parts
 

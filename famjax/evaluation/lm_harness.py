@@ -97,6 +97,22 @@ def register() -> None:
         model_registry.register(MODEL_NAME, target="famjax.evaluation.lm_harness_model:FamjaxLM")
 
 
+def require_harness_task(task: str, include_path: str | None = None) -> None:
+    """Finds out whether there is such a task, without its data.
+
+    Args:
+      task: as in `evaluate_harness_task`.
+      include_path: a folder with further tasks.
+
+    Raises:
+      ConfigError: lm-eval is not installed, there is no such folder, or no such task.
+    """
+    _require_lm_eval()
+    if task not in _task_manager(include_path).task_index and not os.path.isfile(task):
+        where = f", nor in {include_path}" if include_path else "; include_path names a folder with further ones"
+        raise ConfigError(f"{task!r} is no task of lm-eval{where} (lm_eval ls tasks lists them).")
+
+
 def evaluate_harness_task(
     model: "LanguageModel",
     task: str,
@@ -120,15 +136,15 @@ def evaluate_harness_task(
       ConfigError: lm-eval is not installed, there is no such task, or it asks for what famjax does not do.
       DataError: the task's data cannot be read.
     """
-    _require_lm_eval()
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}; allowed: 1 or more, or None for all examples.")
+    require_harness_task(task, include_path)
     from lm_eval import simple_evaluate
 
     from famjax.evaluation.lm_harness_model import FamjaxLM
 
     manager = _task_manager(include_path)
-    loaded = _load_task(manager, task, include_path)
+    loaded = _load_task(manager, task)
     lm = FamjaxLM(model, seed)
     with _without_forks():
         results = simple_evaluate(
@@ -217,13 +233,10 @@ def _task_manager(include_path: str | None) -> "TaskManager":
     return TaskManager(include_path=include_path)
 
 
-def _load_task(manager: "TaskManager", task: str, include_path: str | None) -> "Task":
+def _load_task(manager: "TaskManager", task: str) -> "Task":
     """The task, its data set opened."""
     from datasets.exceptions import DatasetsError
 
-    if task not in manager.task_index and not os.path.isfile(task):
-        where = f", nor in {include_path}" if include_path else "; include_path names a folder with further ones"
-        raise ConfigError(f"{task!r} is no task of lm-eval{where} (lm_eval ls tasks lists them).")
     try:
         loaded = manager.load([task])["tasks"]
     except ImportError as error:

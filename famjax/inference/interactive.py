@@ -2,7 +2,7 @@
 
 Every question is asked on a copy of what was read, so that questions do not disturb each other; after "/keep on" the
 session goes on behind each answer. Ctrl-C stops an answer (or the reading of a file, which then counts as not begun),
-Ctrl-D ends the session. It works without a terminal too, from a pipe: the answers alone are printed.
+Ctrl-D ends the session. It works without a terminal too, from a pipe: the standard output gets the answers alone.
 """
 
 import ast
@@ -110,7 +110,7 @@ class _Conversation:
         try:
             self._do(line)
         except FamjaxError as error:
-            self._print(f"{error}\n")
+            self._tell(f"{error}\n")
         except KeyboardInterrupt:
             self._note("(stopped)")
 
@@ -174,7 +174,7 @@ class _Conversation:
     def _status(self, _: str) -> None:
         settings = ", ".join(f"{name} {getattr(self._sampling, name)!r}" for name in _SETTINGS)
         keep = "on" if self._keep else "off"
-        self._print(f"{self._session.num_tokens} tokens read; keep {keep}; {settings}\n")
+        self._tell(f"{self._session.num_tokens} tokens read; keep {keep}; {settings}\n")
 
     def _save(self, path: str) -> None:
         _require(path, "/save FILE")
@@ -194,12 +194,19 @@ class _Conversation:
 
     def _help(self, _: str) -> None:
         settings = textwrap.fill(", ".join(_SETTINGS), 90, subsequent_indent=" " * 21)
-        self._print(HELP.format(settings=settings))
+        self._tell(HELP.format(settings=settings))
 
     def _note(self, message: str) -> None:
         """Says something beside the answers; on a terminal only."""
         if self._is_terminal:
             self._console.print(message, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    def _tell(self, text: str) -> None:
+        """Says what is no answer."""
+        if self._is_terminal:
+            self._print(text)
+        else:
+            sys.stderr.write(text)
 
     def _print(self, text: str) -> None:
         # An answer may hold what a terminal takes for a command.

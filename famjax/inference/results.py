@@ -5,7 +5,6 @@ another checkpoint or other settings is not continued.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import IO, Any, Protocol
 
 from famjax.errors import DataError
 from famjax.inference.job_config import STANDARD_STREAM
+from famjax.locking import lock
 
 FLAG = "--gin.OUTPUT_FILE"
 _SETTINGS_SUFFIX = ".settings.json"
@@ -42,33 +42,27 @@ def open_results(output: str) -> Iterator[Results]:
         return
     path = Path(output).expanduser()
     with _opened(path) as stream:
-        _lock(stream, path)
+        if not lock(stream.fileno(), path):
+            raise DataError(f"{path}: another run is writing there. Wait for it, or set {FLAG} to another.")
         yield ResultsFile(path, stream)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not a file. Set {FLAG} to a file, as '{path}/results.jsonl'.")
     try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder, not a file. Set {FLAG} to a file, as '{path}/results.jsonl'.")
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+b", buffering=0)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
         raise _not_written(path, error) from error
     with stream:
         yield stream
 
 
-def _not_written(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be written ({error.strerror or error}). Set {FLAG} to another.")
-
-
-def _lock(stream: IO[bytes], path: Path) -> None:
-    """Keeps a second run out; the lock ends with the process, however that ends."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataError(f"{path}: another run is writing there. Wait for it, or set {FLAG} to another.") from error
+def _not_written(path: Path, error: OSError | ValueError) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"{path} cannot be written ({reason}). Set {FLAG} to another.")
 
 
 class ResultsFile:
@@ -154,15 +148,9 @@ class StandardOutput:
         return 0
 
     def write(self, result: Mapping[str, Any]) -> None:
-        """See `Results`; DataError where nobody reads any longer."""
-        try:
-            sys.stdout.write(_line(result).decode())
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            # What is left in Python's buffer would be written at exit, and fail again.
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
-            raise DataError("The program that read the results from the standard output has ended.") from error
+        """See `Results`; BrokenPipeError where nobody reads any longer."""
+        sys.stdout.write(_line(result).decode())
+        sys.stdout.flush()
 
 
 def _line(result: Mapping[str, Any]) -> bytes:

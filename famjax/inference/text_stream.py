@@ -99,6 +99,8 @@ def read_text(path: str | os.PathLike[str]) -> Iterator[str]:
 def open_bytes(path: str | os.PathLike[str]) -> Iterator[io.BufferedIOBase]:
     """Opens a file; ".gz" is decompressed. DataError where it cannot be opened, or read within the `with`."""
     file = Path(path).expanduser()
+    if "\0" in os.fspath(path):
+        raise DataError(f"{os.fspath(path)!r} is no path: it has a null character.")
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             yield stream

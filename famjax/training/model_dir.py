@@ -1,7 +1,6 @@
 """MODEL_DIR before the first step: can it be written, does a checkpoint fit?"""
 
 import contextlib
-import fcntl
 import math
 import os
 import shutil
@@ -12,6 +11,7 @@ import jax
 from etils import epath
 
 from famjax.errors import CheckpointError
+from famjax.locking import lock
 from famjax.training.checkpoint_files import absolute_path, is_remote
 
 FLAG = "--gin.MODEL_DIR"
@@ -62,7 +62,7 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> e
 def hold(model_dir: epath.Path) -> Iterator[None]:
     """Keeps a second run out of MODEL_DIR while this one writes there; a bucket ("gs://...") is not guarded.
 
-    The lock is the system's, on the folder itself: it ends with the process, however that ends, and leaves no file.
+    The lock is on the folder itself.
 
     Raises:
       CheckpointError: another process (or another call) holds it.
@@ -72,16 +72,10 @@ def hold(model_dir: epath.Path) -> Iterator[None]:
         return
     folder = os.open(model_dir, os.O_RDONLY)
     try:
-        _lock(folder, model_dir)
+        if not lock(folder, model_dir):
+            raise CheckpointError(
+                f"{model_dir}: another run is writing there. Wait for it, stop it, or set {FLAG} to another."
+            )
         yield
     finally:
         os.close(folder)
-
-
-def _lock(folder: int, model_dir: epath.Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise CheckpointError(
-            f"{model_dir}: another run is writing there. Wait for it, stop it, or set {FLAG} to another."
-        ) from error

@@ -48,7 +48,7 @@ def model(tmp_path_factory):
 
 def make_job(folder, **changes):
     """A scan of one cell."""
-    return ScanJob("run", ("passkey",), (256,), str(folder), **changes)
+    return ScanJob("run", str(folder), ("passkey",), (256,), **changes)
 
 
 def make_cell(model, job):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -104,6 +103,8 @@ def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path, message in (
         (tmp_path, r"is a folder, not a file\. Set --gin\.OUTPUT_FILE to a file, as"),
+        (tmp_path / ("n" * 300), r"cannot be written \(File name too long\)\. Set --gin\.OUTPUT_FILE to another"),
+        (tmp_path / "a\0b", r"cannot be written \(embedded null byte\)"),
         (tmp_path / "file" / "results.jsonl", r"cannot be written \(.*\)\. Set --gin\.OUTPUT_FILE to another"),
     ):
         with pytest.raises(DataError, match=message) as error, open_results(str(path)):
@@ -139,13 +140,3 @@ def test_standard_output(monkeypatch):
         assert results.resume(SETTINGS, 5) == 0
         results.write({"index": 0, "text": "\u00ed"})
         assert json.loads(raw.getvalue()) == {"index": 0, "text": "\u00ed"}
-
-
-def test_a_reader_that_has_ended(monkeypatch):
-    """Guards against two tracebacks, the second at exit, where results go to `head`."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        with open_results("-") as results, pytest.raises(DataError, match=r"that read the results .* has ended"):
-            results.write({"index": 0})

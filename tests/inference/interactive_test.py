@@ -31,16 +31,22 @@ def document(tmp_path):
 
 
 @pytest.fixture
-def typed(model, monkeypatch, capsys):
-    """Runs a session of typed lines, and returns what it prints."""
+def printed(model, monkeypatch, capsys):
+    """Runs a session of typed lines; returns its standard output (out) and error (err)."""
 
     def run(*lines, **changes):
         text = "".join(f"{line}\n" for line in lines)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         converse(model, InferJob("run", **{"interactive": True, "sampling": SAMPLING, **changes}))
-        return capsys.readouterr().out
+        return capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def typed(printed):
+    """Runs a session of typed lines; returns what it answers, which is all that it prints on its standard output."""
+    return lambda *lines, **changes: printed(*lines, **changes).out
 
 
 def answers(model, *questions, before="", keep=False, sampling=SAMPLING):
@@ -87,13 +93,13 @@ def test_save_and_load(model, typed, document, tmp_path):
     assert typed("who?", snapshot=str(saved)) == expected
 
 
-def test_settings(model, typed):
+def test_settings(model, printed):
     """Guards against settings that are taken and not used."""
     two = SamplingConfig(max_new_tokens=2, temperature=1.5, seed=4, stop_at_eos=False)
-    said = typed("/set max_new_tokens 2", "/set temperature 1.5", "/set seed 4", "who?", "/status")
+    session = printed("/set max_new_tokens 2", "/set temperature 1.5", "/set seed 4", "who?", "/status")
     expected = answers(model, "who?", sampling=two)
-    assert said.startswith(expected)
-    assert "0 tokens read; keep off; max_new_tokens 2, temperature 1.5" in said
+    assert session.out == expected
+    assert "0 tokens read; keep off; max_new_tokens 2, temperature 1.5" in session.err
     assert expected != answers(model, "who?")[: len(expected)]
 
 
@@ -119,22 +125,23 @@ def test_the_form_of_a_question(model, typed):
         ("/set stop_tokens [300]", "SamplingConfig.stop_tokens has 300; the vocabulary's ids are 0 to 258"),
     ],
 )
-def test_mistakes_are_told_and_change_nothing(model, typed, line, message):
-    """Guards against a session that ends, and loses an hour's reading, with a misspelled word."""
-    said = typed(line, "who?")
-    told, _, rest = said.partition("\n")
-    assert message in told
-    assert rest == answers(model, "who?")
+def test_mistakes_are_told_and_change_nothing(model, printed, line, message):
+    """Guards against a session that a misspelled word ends, and against its error among a pipe's answers."""
+    session = printed(line, "who?")
+    assert message in session.err
+    assert session.out == answers(model, "who?")
 
 
-def test_files_that_are_no_text(model, typed, tmp_path):
+def test_files_that_are_no_text(model, printed, tmp_path):
     """Guards against half a file that stays read behind its bad byte."""
     (tmp_path / "latin.txt").write_bytes(b"d\xeda")
     (tmp_path / "empty.txt").write_text("")
-    said = typed(f"/read {tmp_path / 'latin.txt'}", f"/read {tmp_path / 'empty.txt'}", "who?")
-    assert "latin.txt: byte 1, 0xed, is not UTF-8" in said
-    assert "empty.txt is empty" in said
-    assert said.endswith("\n" + answers(model, "who?"))
+    files = [str(tmp_path / name) for name in ("latin.txt", "empty.txt", "a\0b.txt")]
+    session = printed(*(f"/read {file}" for file in files), "who?")
+    assert "latin.txt: byte 1, 0xed, is not UTF-8" in session.err
+    assert "empty.txt is empty" in session.err
+    assert "b.txt' is no path: it has a null character" in session.err
+    assert session.out == answers(model, "who?")
 
 
 def test_a_bad_beginning_ends_it(typed, tmp_path):
@@ -154,7 +161,7 @@ def test_input_that_is_not_utf8(model, monkeypatch):
     stdin = io.TextIOWrapper(io.BytesIO(b"d\xeda\n"), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", stdin)
     said = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr(sys, "stderr", said)
     converse(model, InferJob("run", interactive=True))
     assert said.getvalue() == "What was typed is not UTF-8, from character 1 on.\n"
 
@@ -190,10 +197,10 @@ def test_ctrl_c_stops_reading(model, typed, document, monkeypatch):
     assert typed(f"/read {document}", "who?") == answers(model, "who?")
 
 
-def test_help_names_every_command(typed):
+def test_help_names_every_command(printed):
     """Guards against a command that nobody finds."""
-    told = typed("/help")
-    commands = typed("/").partition("allowed: ")[2].removesuffix(".\n").split(", ")
+    told = printed("/help").err
+    commands = printed("/").err.partition("allowed: ")[2].removesuffix(".\n").split(", ")
     assert len(commands) == 9
     assert all(name in told for name in commands if name != "/help")
 

@@ -16,7 +16,7 @@ from famjax.data.questions.opening import open_questions
 from famjax.data.questions.question import Question, Questions, answer_ids
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
 from famjax.errors import ConfigError, DataError
-from famjax.evaluation.lm_harness import HarnessMetric, evaluate_harness_task, register
+from famjax.evaluation.lm_harness import HarnessMetric, evaluate_harness_task, require_harness_task
 from famjax.evaluation.scan import scoring
 from famjax.evaluation.scan.config import ScanJob
 from famjax.evaluation.scan.grid import Cell, check_points
@@ -101,8 +101,8 @@ class QuestionMaker:
         """
         job = self._job
         check_points(job)
-        if job.harness_tasks:
-            register()
+        for task in job.harness_tasks:
+            require_harness_task(task, job.harness_include_path)
         for task in job.tasks:
             for length in job.lengths_of(task):
                 for depth in job.depths_of(task):

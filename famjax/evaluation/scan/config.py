@@ -44,9 +44,9 @@ class ScanJob:
     Attributes:
       checkpoints: MODEL_DIRs, checkpoint folders, or globs of either: one, several, or by the name that each gets in
         the results (otherwise the folder's own name).
-      tasks: names of the tasks that are asked.
-      lengths: tokens of prompt and answer together; one tuple for all tasks, or a dict by task.
       output_dir: results go here; processes that share a scan share this folder.
+      tasks: names of the tasks that are asked; none needed where there are `harness_tasks`.
+      lengths: tokens of prompt and answer together; one tuple for all tasks, or a dict by task.
       every: every so manieth checkpoint of a MODEL_DIR, counted back from its latest; None: the latest alone.
       memories: each checkpoint is read with each of these memories.
       depths: where what is asked for lies, 0 (beginning) to 1 (end), or None (as the task's settings say); one tuple
@@ -76,9 +76,9 @@ class ScanJob:
     """
 
     checkpoints: str | tuple[str, ...] | Mapping[str, str]
-    tasks: tuple[str, ...]
-    lengths: Lengths
     output_dir: str
+    tasks: tuple[str, ...] = ()
+    lengths: Lengths = ()
     every: int | None = None
     memories: tuple[MemoryOverrides, ...] = (MemoryOverrides(),)
     depths: Depths = (None,)
@@ -110,7 +110,9 @@ class ScanJob:
             if not getattr(self, name):
                 raise ConfigError(f"ScanJob.{name} is empty; a scan needs one at least.")
         if not (self.tasks or self.harness_tasks):
-            raise ConfigError("ScanJob.tasks and ScanJob.harness_tasks are both empty; a scan needs a task.")
+            raise ConfigError(
+                "ScanJob.tasks (--gin.SCAN_TASKS) and ScanJob.harness_tasks are both empty; a scan needs a task."
+            )
         for name in ("tasks", "harness_tasks", "memories", "seeds"):
             _require_different(f"ScanJob.{name}", getattr(self, name))
         _require_at_least("ScanJob.seeds", self.seeds, 0)
@@ -126,7 +128,7 @@ class ScanJob:
 
     def lengths_of(self, task: str) -> tuple[int, ...]:
         """The lengths that a task is asked at."""
-        return tuple(self.lengths[task]) if isinstance(self.lengths, Mapping) else self.lengths
+        return tuple(self.lengths.get(task, ())) if isinstance(self.lengths, Mapping) else self.lengths
 
     def depths_of(self, task: str) -> tuple[float | None, ...]:
         """The depths that a task is asked at; (None,) where a dict of depths does not name it."""
@@ -140,11 +142,9 @@ class ScanJob:
     def _check_lengths(self) -> None:
         if isinstance(self.lengths, Mapping):
             self._require_tasks("lengths", self.lengths)
-            if missing := [task for task in self.tasks if task not in self.lengths]:
-                raise ConfigError(f"ScanJob.lengths has none for {', '.join(missing)}; set it for every task.")
+        if missing := [task for task in self.tasks if not self.lengths_of(task)]:
+            raise ConfigError(f"ScanJob.lengths has none for {', '.join(missing)}; set --gin.SCAN_LENGTHS.")
         for task in self.tasks:
-            if not self.lengths_of(task):
-                raise ConfigError("ScanJob.lengths is empty; a scan needs one at least.")
             _require_different("ScanJob.lengths", self.lengths_of(task))
             _require_at_least("ScanJob.lengths", self.lengths_of(task), 1)
 

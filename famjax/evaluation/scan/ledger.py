@@ -5,7 +5,6 @@ whichever process wrote it.
 """
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.evaluation.scan.shards import SETTING, Shard
+from famjax.locking import lock
 from famjax.training.checkpoint_files import absolute_path, is_remote
 from famjax.training.writers import named
 
@@ -43,14 +43,12 @@ class Ledger:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise _not_writable(output_dir, error) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(self._file, path):
             os.close(self._file)
             raise ConfigError(
                 f"{path}: another process evaluates shard {shard} of this scan. Wait for it, or give this one a shard "
                 f"of its own ({SETTING})."
-            ) from error
+            )
         _drop_unfinished_line(self._file)
 
     def append(self, entry: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ starts later, or again, works on the same cells.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from famjax.evaluation.scan.checkpoints import GridCheckpoint, fingerprint, foll
 from famjax.evaluation.scan.config import ScanJob
 from famjax.evaluation.scan.grid import Cell, make_cells, task_settings
 from famjax.evaluation.scan.ledger import write_atomically
+from famjax.locking import lock
 
 NAME, LOCK_NAME = "grid.json", ".grid.lock"
 
@@ -172,7 +172,7 @@ def locked(output_dir: Path) -> Iterator[None]:
     """One process at a time."""
     file = os.open(output_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, output_dir, wait=True)
         yield
     finally:
         os.close(file)

@@ -15,6 +15,7 @@ from rich.table import Table
 from famjax.evaluation.scan.config import ScanJob
 from famjax.evaluation.scan.grid import Cell
 from famjax.evaluation.scan.ledger import DONE, FAILED, Entry, write_atomically
+from famjax.training.writers import named
 
 NAME, HARNESS_FOLDER, SAMPLES_FOLDER = "results.jsonl", "harness", "samples"
 # Besides what the grid says of a cell; a failed one has the last two.
@@ -59,19 +60,19 @@ def harness_schema(results: Sequence[Entry], job: ScanJob) -> dict[str, Any]:
     left out.
     """
     first = results[0]
-    named = {_task_name(result): result for result in results}
+    by_name = {_task_name(result): result for result in results}
     return {
-        "results": {name: _harness_metrics(name, result) for name, result in named.items()},
-        "group_subtasks": {name: [] for name in named},
-        "configs": {name: _harness_config(name, result, job) for name, result in named.items()},
-        "versions": dict.fromkeys(named),
-        "n-shot": {name: 0 for name, result in named.items() if result["length"] is not None},
+        "results": {name: _harness_metrics(name, result) for name, result in by_name.items()},
+        "group_subtasks": {name: [] for name in by_name},
+        "configs": {name: _harness_config(name, result, job) for name, result in by_name.items()},
+        "versions": dict.fromkeys(by_name),
+        "n-shot": {name: 0 for name, result in by_name.items() if result["length"] is not None},
         "higher_is_better": {
             name: {metric: metric not in _LOWER_IS_BETTER for metric in result["metrics"]}
-            for name, result in named.items()
+            for name, result in by_name.items()
         },
         "n-samples": {
-            name: {"original": result["examples"], "effective": result["examples"]} for name, result in named.items()
+            name: {"original": result["examples"], "effective": result["examples"]} for name, result in by_name.items()
         },
         "config": {
             "model": "famjax",
@@ -92,7 +93,9 @@ def samples_path(output_dir: Path, cell: Cell) -> Path:
 
 def write_samples(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
     """Writes a JSON line for each question."""
-    write_atomically(path, "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    write_atomically(
+        path, "".join(json.dumps(named(sample), ensure_ascii=False, allow_nan=False) + "\n" for sample in samples)
+    )
 
 
 def results_tables(results: Sequence[Entry]) -> list[Table]:

@@ -17,7 +17,7 @@ from famjax.configuration import operative
 from famjax.configuration.job_checks import check_vocabulary
 from famjax.data.feeding import import_module
 from famjax.data.vocabularies import Vocabulary
-from famjax.errors import FamjaxError, Stopped
+from famjax.errors import CellsFailed, Stopped
 from famjax.evaluation.report.writing import HTML_NAME, write_report
 from famjax.evaluation.scan import manifest
 from famjax.evaluation.scan.asking import Asked, QuestionMaker, made_ahead
@@ -35,12 +35,6 @@ from famjax.pods.mesh import make_mesh
 from famjax.training.stopping import StopSignal
 
 REPORT_FOLDER = "report"
-
-
-class CellsFailed(FamjaxError):
-    """Some cells of a scan failed; the others are evaluated. The same command tries the failed ones again."""
-
-    exit_code = 6
 
 
 def scan(job: ScanJob) -> list[Entry]:

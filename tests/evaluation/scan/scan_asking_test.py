@@ -23,7 +23,7 @@ from famjax.inference.language_model import LanguageModel
 from famjax.inference.reading import TokenScores
 from tiny_job import MODEL
 
-JOB = ScanJob("runs", ("passkey",), (256,), "out", depths=(0.0, None), seeds=(0, 1), examples=3, position_buckets=2)
+JOB = ScanJob("runs", "out", ("passkey",), (256,), depths=(0.0, None), seeds=(0, 1), examples=3, position_buckets=2)
 CELLS = make_cells(JOB, [GridCheckpoint("FAM", "fam/checkpoint_1", 1, "f", MODEL)], "bytes")
 CELL = CELLS[0]
 

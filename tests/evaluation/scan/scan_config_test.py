@@ -9,16 +9,16 @@ from famjax.errors import ConfigError
 from famjax.evaluation.scan.config import ScanJob, WatchConfig
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 
-JOB = ScanJob("runs/fam", ("passkey", "pg19"), (256,), "out")
+JOB = ScanJob("runs/fam", "out", ("passkey", "pg19"), (256,))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ()}, r"ScanJob\.tasks and ScanJob\.harness_tasks are both empty"),
+        ({"tasks": ()}, r"ScanJob\.tasks \(--gin\.SCAN_TASKS\) and ScanJob\.harness_tasks are both empty"),
         ({"tasks": ("passkey", "passkey")}, "'passkey' twice"),
         ({"checkpoints": {}}, r"ScanJob\.checkpoints is empty"),
-        ({"lengths": ()}, r"ScanJob\.lengths is empty"),
+        ({"lengths": ()}, r"ScanJob\.lengths has none for passkey, pg19; set --gin\.SCAN_LENGTHS"),
         ({"lengths": (256, 0)}, r"ScanJob\.lengths = \(256, 0\); allowed: 1 or more"),
         ({"lengths": (256, 256)}, "256 twice"),
         ({"lengths": {"passkey": (256,)}}, "has none for pg19"),
@@ -56,8 +56,8 @@ def test_fewer_examples_of_long_texts():
 
 
 def test_tasks_of_the_harness_alone():
-    """Guards against a scan that asks for a task of famjax beside the harness's."""
-    assert dataclasses.replace(JOB, tasks=(), harness_tasks=("lambada",)).tasks == ()
+    """Guards against a scan that asks for a task of famjax, or for lengths, beside the harness's."""
+    assert ScanJob("runs/fam", "out", harness_tasks=("lambada",)).tasks == ()
     assert dataclasses.replace(JOB, task_configs={"passkey": PassKey()}).task_configs
 
 

@@ -23,9 +23,9 @@ CHECKPOINTS = [
 NO_FAM = MemoryOverrides(with_fam=False)
 JOB = ScanJob(
     "runs",
+    "out",
     ("passkey", "associative_recall"),
     {"passkey": (256, 512), "associative_recall": (128,)},
-    "out",
     memories=(MemoryOverrides(), NO_FAM),
     depths={"passkey": (0.0, 1.0)},
     seeds=(0, 1),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from famjax.errors import CheckpointError, ConfigError, Stopped
+from famjax.errors import CellsFailed, CheckpointError, ConfigError, Stopped
 from famjax.evaluation.scan import running
 from famjax.evaluation.scan.config import WatchConfig
-from famjax.evaluation.scan.running import CellsFailed, scan
+from famjax.evaluation.scan.running import scan
 from famjax.inference.config import MemoryOverrides
 from scan_folders import fake_entry, make_scan, write_checkpoint, write_runs
 
