@@ -37,6 +37,7 @@ from famjax.training.checkpoint_files import StepFolder
 SPEED_TARGET, MEMORY_TARGET, FAM_TARGET = 0.95, 1.02, 1.1
 DEFAULTS = Sizes(block_size=256, num_segments=1, fam_length=16, emb_dim=128, num_layers=2, batch_size=1)
 _PIECE_OF_STREAM = 4096
+_WARM_UP_ROUNDS = 16
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,7 +89,8 @@ def measure_streaming(model: LanguageModel, near: int, far: int, rounds: int, pi
     """Tokens per second at both places, their ratios, and the peaks of resident memory."""
     work = functools.partial(_functions, model, piece)
     near_context = model.read(model.start(), [random_stream(near)])
-    in_turns(work(near_context, "near"), 2)  # compiles, and reaches the memory that the work needs
+    # Compiles, and reads and answers at the near place until the process holds the memory that this work needs.
+    in_turns(work(near_context, "near"), _WARM_UP_ROUNDS)
     near_peak = _peak_bytes()
     far_context = model.read(near_context, [random_stream(far - near)])
     in_turns(work(far_context, "far"), 2)

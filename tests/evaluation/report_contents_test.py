@@ -144,6 +144,23 @@ def test_sentences_say_who_does_best(contents_of):
     )
 
 
+def test_depths_that_differ_are_told_apart(contents_of):
+    """Guards against a model that finds what lies at the beginning and is said to find nothing."""
+    lengths = (256, 512, 1024)
+    at_beginning = [cell(right, length=n, depth=0.0) for n, right in zip(lengths, (16, 15, 3), strict=True)]
+    elsewhere = [cell(0, length=n, depth=depth) for n in lengths for depth in (0.5, 1.0)]
+    nothing = [bswa(0, length=n, depth=depth) for n in lengths for depth in (0.0, 0.5, 1.0)]
+    contents = contents_of([*at_beginning, *elsewhere, *nothing], trained_lengths=(64, 128))
+    (task,) = contents.tasks
+    assert sentence(contents, task) == (
+        "passkey: no model reaches exact match 0.8 over all depths at its shortest length, 256 tokens; FAM does at "
+        "depth 0, up to 512 tokens, 4 times the longest text of the training."
+    )
+    details = {variant.label: answer.detail for variant, answer in answers(contents, task).items()}
+    assert details["FAM"].endswith("at 256; by depth: 512 at 0, none at 0.5 and 1")
+    assert "by depth" not in details["BSWA"]
+
+
 def test_a_smaller_loss_is_better(contents_of):
     """Guards against a summary that praises the worse model."""
     cells = [rolling(2.0), rolling(2.5, model="BSWA", checkpoint="runs/bswa", memory=BSWA)]

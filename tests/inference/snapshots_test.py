@@ -45,16 +45,17 @@ print(session.num_tokens, *answer.tokens, *answer.logprobs)
 """
 
 
-def test_another_process_answers_the_same(tmp_path):
-    """Guards against a snapshot that means something only to the process that wrote it."""
-    session = make_model().session()
-    session.read(TEXT)
+@pytest.mark.parametrize("num_tokens", [54, 200_000])
+def test_another_process_answers_the_same(tmp_path, num_tokens):
+    """Guards against a snapshot that means something only to the process that wrote it, or only early in a text."""
+    session = make_model(chunk_blocks=512).session()
+    session.read((TEXT * (num_tokens // len(TEXT) + 1))[:num_tokens])
     session.save(tmp_path / "text.snapshot")
     expected = session.ask("?", GREEDY)
     script = f"import sys; sys.path[:0] = {sys.path}\n{SCRIPT}"
     command = [sys.executable, "-c", script, str(tmp_path / "text.snapshot")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert [int(value) for value in printed[:10]] == [len(TEXT), *expected.tokens]
+    assert [int(value) for value in printed[:10]] == [num_tokens, *expected.tokens]
     np.testing.assert_allclose([float(value) for value in printed[10:]], expected.logprobs, rtol=1e-5)
 
 

@@ -78,9 +78,10 @@ def _sentence_of_length(contents: Contents, task: TaskResults, variants: tuple[V
     """Up to which length these, who do equally well, hold up."""
     found = reach(task.curve(variants[0], task.metric), contents.threshold)
     if found is None or found.held is None:
+        over_depths = " over all depths" if len(task.depths) > 1 else ""
         return (
-            f"{task.name}: no model reaches {words(task.metric)} {contents.threshold:g} at its shortest length, "
-            f"{task.lengths[0]:,} tokens."
+            f"{task.name}: no model reaches {words(task.metric)} {contents.threshold:g}{over_depths} at its shortest "
+            f"length, {task.lengths[0]:,} tokens{_sentence_of_depth(contents, task)}."
         )
     beyond = ", the longest length evaluated" if found.held == task.lengths[-1] else ""
     end = f"to {found.held:,} tokens{beyond}{_times_trained(contents, found.held)}."
@@ -90,16 +91,55 @@ def _sentence_of_length(contents: Contents, task: TaskResults, variants: tuple[V
     return f"{task.name}: {_names(variants)} {'hold' if len(variants) > 1 else 'holds'} up longest, {end}"
 
 
+def _sentence_of_depth(contents: Contents, task: TaskResults) -> str:
+    """Who holds up longest at a single depth; empty where nobody does at any."""
+    held = {
+        (variant, depth): length
+        for variant in task.by_variant
+        for depth, length in _held_by_depth(contents, task, variant).items()
+        if length is not None
+    }
+    if not held:
+        return ""
+    (variant, depth), length = max(held.items(), key=lambda item: item[1])
+    return f"; {variant.label} does at depth {depth:g}, up to {length:,} tokens{_times_trained(contents, length)}"
+
+
+def _held_by_depth(contents: Contents, task: TaskResults, variant: Variant) -> dict[float, int | None]:
+    """The length that a model holds up to at each depth."""
+    points = task.by_depth(variant, task.metric)
+    held = {}
+    for depth in task.depths:
+        found = reach({length: point for (length, at), point in points.items() if at == depth}, contents.threshold)
+        if found is not None:
+            held[depth] = found.held
+    return held
+
+
+def _by_depth(contents: Contents, task: TaskResults, variant: Variant) -> str:
+    """Where the depths differ, which hold up to which length: "4,096 at depth 0, none at 0.5 and 1"."""
+    held = _held_by_depth(contents, task, variant)
+    depths: dict[int | None, list[str]] = {}
+    for depth, length in sorted(held.items(), key=lambda item: -(item[1] or 0)):
+        depths.setdefault(length, []).append(f"{depth:g}")
+    if len(depths) < 2:
+        return ""
+    parts = [f"{'none' if length is None else f'{length:,}'} at {listed(at)}" for length, at in depths.items()]
+    return f"; by depth: {', '.join(parts)}"
+
+
 def _length_held(contents: Contents, task: TaskResults, variant: Variant) -> Answer | None:
     curve = task.curve(variant, task.metric)
     found = reach(curve, contents.threshold)
     if found is None:
         return None
     sure = "surely none" if found.sure is None else f"surely {_bound(found.sure, found.longest)}"
+    by_depth = _by_depth(contents, task, variant)
     if found.held is None:
         shortest = min(length for length, point in curve.items() if point.estimate is not None)
-        return Answer("none", f"{mean(curve[shortest].estimate)} at {shortest:,}", 0)  # type: ignore[arg-type]
-    return Answer(_bound(found.held, found.longest), sure, found.held)
+        detail = f"{mean(curve[shortest].estimate)} at {shortest:,}"  # type: ignore[arg-type]
+        return Answer("none", detail + by_depth, 0)
+    return Answer(_bound(found.held, found.longest), sure + by_depth, found.held)
 
 
 def _score(task: TaskResults, variant: Variant) -> Answer | None:
