@@ -12,6 +12,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
 from famjax.configuration.job_checks import check_vocabulary
 from famjax.data.config import ByteVocabulary, VocabularyConfig
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
@@ -27,7 +29,7 @@ from famjax.inference.session import Session
 from famjax.inference.snapshots import load_context
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
-from famjax.pods.mesh import make_mesh
+from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoint_files import DATA_STATE, StepFolder, read_json
 from famjax.training.program import abstract_params
 from famjax.training.restore import find_checkpoint, load_params, read_model_config
@@ -91,7 +93,9 @@ class LanguageModel:
         opened = make_vocabulary(vocabulary)
         check_vocabulary(trained, opened.vocab_size)
         check_same_vocabulary(folder, vocabulary)
-        abstract, _ = abstract_params(trained, make_mesh(mesh), mesh)
+        devices = make_mesh(mesh)
+        _warn_of_copies(batch_size, devices.shape[DATA_AXIS])
+        abstract, _ = abstract_params(trained, devices, mesh)
         model = cls(
             config=trained,
             params=load_params(folder, abstract),
@@ -222,6 +226,18 @@ class LanguageModel:
     @property
     def _programs(self) -> Programs:
         return make_programs(self.config, self.mesh, self.chunk_blocks)
+
+
+def _warn_of_copies(batch_size: int, num_data_shards: int) -> None:
+    """Says it where devices do the same work; a single row has no other way."""
+    if batch_size > 1 and batch_size % num_data_shards:
+        logging.warning(
+            "Batches of %d rows do not divide over %d data-parallel devices: each of these computes all rows. Set "
+            "--gin.BATCH_SIZE to a multiple of %d, or --gin.MeshConfig.num_devices=1.",
+            batch_size,
+            num_data_shards,
+            num_data_shards,
+        )
 
 
 def check_same_vocabulary(checkpoint: StepFolder, vocabulary: VocabularyConfig) -> None:

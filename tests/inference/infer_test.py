@@ -278,3 +278,11 @@ def test_a_missing_checkpoint(folder, tmp_path):
     """Guards against a traceback for a misspelled path."""
     with pytest.raises(CheckpointError, match=r"(?s)nowhere.*--gin\.CHECKPOINT_PATH"):
         infer(InferJob(str(tmp_path / "nowhere"), str(folder / "prompts.jsonl")))
+
+
+@pytest.mark.parametrize(("batch_size", "num_devices", "is_told"), [(3, 2, True), (4, 2, False), (1, 2, False)])
+def test_devices_that_do_the_same_work_are_told(folder, caplog, batch_size, num_devices, is_told):
+    """Guards against eight devices that are as fast as one, and nobody knows why."""
+    LanguageModel.open(str(folder / "run"), batch_size=batch_size, mesh=MeshConfig(num_devices=num_devices))
+    said = "Batches of 3 rows do not divide over 2 data-parallel devices" in caplog.text
+    assert said == is_told

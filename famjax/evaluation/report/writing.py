@@ -24,16 +24,18 @@ HTML_NAME, MARKDOWN_NAME, CSV_NAME, PICTURES_NAME = "report.html", "results.md",
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportPaths:
-    """What a report has written.
+class Report:
+    """A report, and where it was written.
 
     Attributes:
+      contents: what it shows.
       html: the page with everything in it; it opens offline.
       markdown: tables with confidence intervals.
       csv: one row a cell.
       pictures: PNG files.
     """
 
+    contents: Contents
     html: epath.Path
     markdown: epath.Path
     csv: epath.Path
@@ -47,22 +49,27 @@ def report(job: ReportJob) -> None:
       DataError: results are missing or broken, two scans disagree, or no cell has the metric.
       CheckpointError: the output folder cannot be written.
     """
-    contents = collect(
-        read_scans(job.results),
+    written = write_report(
+        job.results,
+        job.output_dir,
         title=job.title,
         trained_lengths=job.trained_lengths,
         metric=job.metric,
         threshold=job.threshold,
     )
-    paths = _write(contents, job.output_dir)
-    console = Console()
+    print_report(written)
+
+
+def print_report(written: Report) -> None:
+    """Prints tables by length, a sentence for each task, and where the report is."""
+    contents, console = written.contents, Console()
     for task in contents.tasks:
         if task.lengths:
             console.print(_terminal_table(contents, task))
     lines = [sentence(contents, task) for task in contents.tasks]
     if contents.failed:
         lines.append(f"{count(len(contents.failed), 'cell')} failed: see the report.")
-    lines.append(f"report: {paths.html}")
+    lines.append(f"report: {written.html}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -75,7 +82,7 @@ def write_report(
     trained_lengths: tuple[int, int] | None = None,
     metric: str | None = None,
     threshold: float = THRESHOLD,
-) -> ReportPaths:
+) -> Report:
     """Writes report.html, results.md, results.csv and pictures/*.png; the same results give the same bytes.
 
     Args:
@@ -93,10 +100,6 @@ def write_report(
     contents = collect(
         read_scans(results_dirs), title=title, trained_lengths=trained_lengths, metric=metric, threshold=threshold
     )
-    return _write(contents, output_dir)
-
-
-def _write(contents: Contents, output_dir: Folder) -> ReportPaths:
     folder = epath.Path(output_dir).expanduser()
     try:
         # What takes no time comes first: a folder that cannot be written is told before the pictures are drawn.
@@ -115,8 +118,12 @@ def _write(contents: Contents, output_dir: Folder) -> ReportPaths:
         raise CheckpointError(
             f"{output_dir} cannot be written ({error.strerror or error}). Set --gin.ReportJob.output_dir to another."
         ) from error
-    return ReportPaths(
-        folder / HTML_NAME, folder / MARKDOWN_NAME, folder / CSV_NAME, tuple(pictures_dir / name for name in names)
+    return Report(
+        contents=contents,
+        html=folder / HTML_NAME,
+        markdown=folder / MARKDOWN_NAME,
+        csv=folder / CSV_NAME,
+        pictures=tuple(pictures_dir / name for name in names),
     )
 
 

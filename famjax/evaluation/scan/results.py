@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from famjax.evaluation.scan.config import ScanJob
 from famjax.evaluation.scan.grid import Cell
-from famjax.evaluation.scan.ledger import DONE, FAILED, Entry, write_atomically
+from famjax.evaluation.scan.ledger import DONE, Entry, write_atomically
 from famjax.training.writers import named
 
 NAME, HARNESS_FOLDER, SAMPLES_FOLDER = "results.jsonl", "harness", "samples"
@@ -96,42 +94,6 @@ def write_samples(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
     write_atomically(
         path, "".join(json.dumps(named(sample), ensure_ascii=False, allow_nan=False) + "\n" for sample in samples)
     )
-
-
-def results_tables(results: Sequence[Entry]) -> list[Table]:
-    """One table for each task: models and memories by lengths, the mean over depths and seeds of the primary metric."""
-    return [_table(task, [result for result in results if result["task"] == task]) for task in _tasks(results)]
-
-
-def _table(task: str, results: Sequence[Entry]) -> Table:
-    lengths = sorted({result["length"] for result in results if result["length"] is not None}) or [None]
-    metric = next((result["metric"] for result in results if result["status"] == DONE), "")
-    headers = ["all" if length is None else f"{length:,}" for length in lengths]
-    title = task + (f": {metric.replace('_', ' ')}" if metric else "") + (" by length" if lengths != [None] else "")
-    table = Table("model", title=title, title_justify="left", min_width=len(title))
-    for header in headers:
-        table.add_column(header, justify="right")
-    for label, group in _by_model(results, label=_shown_model).items():
-        cells = ([result for result in group if result["length"] == length] for length in lengths)
-        table.add_row(label, *map(_mean, cells))
-    return table
-
-
-def _mean(results: Sequence[Entry]) -> str:
-    values = [float(result["metrics"][result["metric"]]["value"]) for result in results if result["status"] == DONE]
-    failed = sum(result["status"] == FAILED for result in results)
-    shown = [f"{sum(values) / len(values):.3f}"] if values else []
-    return " ".join([*shown, *([f"{failed} failed"] if failed else [])])
-
-
-def _tasks(results: Iterable[Entry]) -> list[str]:
-    return list(dict.fromkeys(result["task"] for result in results))
-
-
-def _shown_model(result: Entry) -> str:
-    memory = result["memory"]
-    size = f"C={memory['block_size']} M={memory['num_segments']} F={memory['fam_length']}"
-    return f"{result['model']} {result['step']}  {size}"
 
 
 def _folder_of(result: Entry) -> str:

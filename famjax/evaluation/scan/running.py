@@ -18,7 +18,7 @@ from famjax.configuration.job_checks import check_vocabulary
 from famjax.data.feeding import import_module
 from famjax.data.vocabularies import Vocabulary
 from famjax.errors import CellsFailed, Stopped
-from famjax.evaluation.report.writing import HTML_NAME, write_report
+from famjax.evaluation.report.writing import Report, print_report, write_report
 from famjax.evaluation.scan import manifest
 from famjax.evaluation.scan.asking import Asked, QuestionMaker, made_ahead
 from famjax.evaluation.scan.checkpoints import GridCheckpoint, find_checkpoints, followed
@@ -27,7 +27,7 @@ from famjax.evaluation.scan.display import ScanDisplay, ScanProgress, open_scan_
 from famjax.evaluation.scan.evaluating import Evaluator
 from famjax.evaluation.scan.grid import Cell
 from famjax.evaluation.scan.ledger import DONE, FAILED, Entry, Ledger, prepare_output_dir, read_ledgers
-from famjax.evaluation.scan.results import NAME, results_of, results_tables, write_results
+from famjax.evaluation.scan.results import NAME, results_of, write_results
 from famjax.evaluation.scan.shards import Shard, deal, find_shard, relative_costs
 from famjax.evaluation.scan.watching import Watcher
 from famjax.inference.language_model import check_same_vocabulary
@@ -123,19 +123,16 @@ class _Run:
     def conclude(self, cells: Sequence[Cell]) -> list[Entry]:
         """Writes the results where all cells have one, and says what came of the scan; see `scan`."""
         console = Console()
-        entries = finish(self.output_dir, cells, self.job)
-        results = results_of(cells, entries)
-        for table in results_tables(results):
-            console.print(table)
+        entries, report = finish(self.output_dir, cells, self.job)
         missing = sum(cell.key not in entries for cell in cells)
-        lines = [f"{missing} of {len(cells)} cells are with other processes; the last one writes the results."]
-        if not missing:
-            lines = [f"results: {self.output_dir / NAME}"]
-            lines += [f"report: {self.output_dir / REPORT_FOLDER / HTML_NAME}"] if _any_done(results) else []
-        for line in lines:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        line = f"results: {self.output_dir / NAME}"
+        if missing:
+            line = f"{missing} of {len(cells)} cells are with other processes; the last one writes the results."
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if report is not None:
+            print_report(report)
         self._require_success(entries)
-        return results
+        return results_of(cells, entries)
 
     def _begin(self, cells: Sequence[Cell]) -> None:
         """Checks what only the checkpoints tell, and keeps the settings beside the results."""
@@ -206,25 +203,22 @@ class _Run:
             )
 
 
-def finish(output_dir: Path, cells: Sequence[Cell], job: ScanJob) -> dict[str, Entry]:
+def finish(output_dir: Path, cells: Sequence[Cell], job: ScanJob) -> tuple[dict[str, Entry], Report | None]:
     """Writes results and report where every cell of the grid has a result; one process at a time.
 
     Returns:
-      What the ledgers say.
+      What the ledgers say, and the report; None where there is none: cells without a result, or none that is done.
     """
+    report = None
     with manifest.locked(output_dir):
         entries = read_ledgers(output_dir)
         if cells and all(cell.key in entries for cell in cells):
             results = results_of(cells, entries)
             write_results(output_dir, results, job)
-            if _any_done(results):
+            if any(result["status"] == DONE for result in results):
                 folder = output_dir / REPORT_FOLDER
-                write_report([output_dir], folder, title=job.title, trained_lengths=job.trained_lengths)
-        return entries
-
-
-def _any_done(results: Sequence[Entry]) -> bool:
-    return any(result["status"] == DONE for result in results)
+                report = write_report([output_dir], folder, title=job.title, trained_lengths=job.trained_lengths)
+    return entries, report
 
 
 def _dealt_by_checkpoint(cells: Sequence[Cell], shard: Shard) -> list[Cell]:

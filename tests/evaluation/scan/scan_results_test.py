@@ -3,13 +3,11 @@
 import json
 
 import pytest
-from rich.console import Console
 
 from famjax.evaluation.scan.checkpoints import find_checkpoints
 from famjax.evaluation.scan.grid import make_cells
 from famjax.evaluation.scan.results import (
     results_of,
-    results_tables,
     samples_path,
     write_results,
     write_samples,
@@ -103,27 +101,6 @@ def test_harness_schema(cells, job, tmp_path):
     assert values["n-samples"][names[0]] == {"original": 4, "effective": 4}
     assert values["config"]["model_args"]["fam_length"] == 2
     assert values["higher_is_better"][names[0]] == {"exact_match": True}
-
-
-def test_tables(cells):
-    """Guards against a table in which a failed cell looks like a score of 0."""
-    entries = {cell.key: fake_entry(cell, "no" if cell.depth == 1.0 and cell.length == 320 else "") for cell in cells}
-    for entry in entries.values():
-        if entry["status"] == "done":
-            entry["metrics"]["exact_match"]["value"] = 0.25 if entry["depth"] == 0.0 else 0.75
-    tables = results_tables(results_of(cells, entries))
-    assert len(tables) == 2
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(*tables)
-    assert capture.get().startswith("passkey: exact match by length")
-    rows = [[part.strip() for part in line.split("│")] for line in capture.get().splitlines() if "C=8" in line]
-    assert "lambada: exact match" in capture.get()
-    assert "lambada: exact match by length" not in capture.get()
-    assert rows[:2] == [
-        ["", "FAM 3  C=8 M=1 F=2", "0.500", "0.250 1 failed", ""],
-        ["", "BSWA 3  C=8 M=1 F=0", "0.500", "0.250 1 failed", ""],
-    ]
 
 
 def test_samples(cells, tmp_path):

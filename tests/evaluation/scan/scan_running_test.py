@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from famjax.errors import CellsFailed, CheckpointError, ConfigError, Stopped
+from famjax.evaluation.report.writing import Report
 from famjax.evaluation.scan import running
 from famjax.evaluation.scan.config import WatchConfig
 from famjax.evaluation.scan.running import scan
@@ -39,19 +41,25 @@ class Evaluator:
 
 
 seen: list = []
+printed: list = []
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch):
     """Cells are made up, and no report is drawn. Returns the folders that a report was asked for."""
     seen.clear()
+    printed.clear()
     reports = []
     for name in ("SCAN_SHARD", "JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(running, "Evaluator", Evaluator)
-    monkeypatch.setattr(
-        running, "write_report", lambda folders, output_dir, **settings: reports.append((folders, output_dir, settings))
-    )
+
+    def write_report(folders, output_dir, **settings):
+        reports.append((folders, output_dir, settings))
+        return mock.Mock(spec=Report)
+
+    monkeypatch.setattr(running, "write_report", write_report)
+    monkeypatch.setattr(running, "print_report", printed.append)
     return reports
 
 
@@ -84,9 +92,8 @@ def test_results_and_report(job, tmp_path, stand_ins, capsys):
     assert stand_ins == [([folder], folder / "report", {"title": "Keys", "trained_lengths": (128, 256)})]
     output = capsys.readouterr().out
     assert "8/8 eta 0:00 BSWA 1  C=8 M=1 F=0  passkey  length 320  depth 1: exact_match" in output
-    assert "passkey: exact match by length" in output
     assert f"results: {folder / 'results.jsonl'}" in output
-    assert f"report: {folder / 'report' / 'report.html'}" in output
+    assert len(printed) == 1
 
 
 def test_a_finished_scan_again(job, undisturbed):
