@@ -55,9 +55,9 @@ def grid(harness=()):
     """Three checkpoints, two memories, and lengths of very different cost."""
     job = ScanJob(
         "runs",
+        "out",
         ("passkey",),
         (256, 4096),
-        "out",
         memories=(MemoryOverrides(), MemoryOverrides(with_fam=False)),
         seeds=tuple(range(5)),
         harness_tasks=harness,
