@@ -1,7 +1,7 @@
 """`--dry_run`: what a job would do, without doing it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from famjax.configuration.job_checks import check_vocabulary
@@ -13,6 +13,8 @@ from famjax.models.config import TransformerConfig
 from famjax.training.config import TrainJob
 
 _MAX_VALUE_WIDTH = 48
+# Fields whose value is a dict of all tasks that there are.
+_TASK_FIELDS = ("tasks", "task_configs")
 
 
 def describe_run(configuration: Configuration) -> str:
@@ -22,7 +24,7 @@ def describe_run(configuration: Configuration) -> str:
       ConfigError: what a run would refuse on any machine: task, vocabulary, patterns of parameters.
     """
     job = configuration.job
-    sections = _without_repetition(_sections(configuration.root, ""))
+    sections = _without_repetition(_sections(configuration.root, "", _asked_tasks(job)))
     widths = [max((len(row[column]) for _, rows in sections for row in rows), default=0) for column in (0, 1)]
     lines: list[str] = []
     for title, rows in sections:
@@ -68,12 +70,43 @@ def _check(job: TrainJob | EvalJob) -> None:
 Row = tuple[str, str, str]
 
 
-def _sections(node: Node, path: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yields (path, class, rows of name, value and source) of a node, then of the nodes in it."""
+def _asked_tasks(job: Any) -> tuple[str, ...]:
+    """The names of the tasks that a job reads."""
+    if isinstance(job, ScanJob):
+        return job.tasks
+    if isinstance(job, TrainJob | EvalJob):
+        eval_data = job.eval_data if isinstance(job, TrainJob) else None
+        return tuple(data.mixture_or_task_name for data in (job.data, eval_data) if data is not None)
+    return ()
+
+
+def _sections(node: Node, path: str, asked: tuple[str, ...]) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yields (path, class, rows of name, value and source) of a node, then of the nodes in it.
+
+    Of the tasks those are shown that are asked, or that these read in turn.
+    """
     yield path, node.name, [(name, _shown(setting.value), setting.source) for name, setting in node.settings.items()]
     for name, setting in node.settings.items():
-        for label, child in _labelled_nodes(setting.value):
-            yield from _sections(child, f"{path}.{name}{label}".lstrip("."))
+        value = setting.value
+        if name in _TASK_FIELDS and isinstance(value, Mapping):
+            used = _used_tasks(value, asked)
+            value = {task: config for task, config in value.items() if task in used}
+        for label, child in _labelled_nodes(value):
+            yield from _sections(child, f"{path}.{name}{label}".lstrip("."), asked)
+
+
+def _used_tasks(tasks: Mapping[str, Node], asked: Iterable[str]) -> set[str]:
+    """The tasks that are asked, and those that their settings name: a mixture's, or the one a text is taken from."""
+    used: set[str] = set()
+    to_do = list(asked)
+    while to_do:
+        name = to_do.pop()
+        if name in tasks and name not in used:
+            used.add(name)
+            for setting in tasks[name].settings.values():
+                to_do += [setting.value] if isinstance(setting.value, str) else []
+                to_do += list(setting.value) if isinstance(setting.value, Mapping) else []
+    return used
 
 
 def _labelled_nodes(value: Any) -> list[tuple[str, Node]]:

@@ -48,6 +48,8 @@ class SamplingConfig:
             value = getattr(self, name)
             if value is not None and value >= bound:
                 raise ConfigError(f"SamplingConfig.{name} = {value}; allowed: below {bound}.")
+        if any(isinstance(values, str) for values in (self.stop_strings, self.stop_tokens)):
+            raise ConfigError("SamplingConfig.stop_strings and stop_tokens are lists; a list of one is ['END'].")
         if "" in self.stop_strings:
             raise ConfigError(
                 "SamplingConfig.stop_strings has an empty string; allowed: strings of a character or more."

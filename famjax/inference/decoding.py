@@ -25,7 +25,7 @@ FinishReason = Literal["stop", "length", "repetition"]
 _LONGEST_PERIOD = 32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Generation:
     """An answer.
 
@@ -40,6 +40,18 @@ class Generation:
     text: str
     logprobs: NDArray[np.float32] | None
     finish_reason: FinishReason
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two answers are the same, their log-probabilities to the last bit included."""
+        if not isinstance(other, Generation):
+            return NotImplemented
+        return (
+            (self.text, self.finish_reason) == (other.text, other.finish_reason)
+            and np.array_equal(self.tokens, other.tokens)
+            and np.array_equal(np.asarray(self.logprobs), np.asarray(other.logprobs))
+        )
+
+    __hash__ = None  # type: ignore[assignment] # of arrays
 
 
 class Answer:

@@ -53,7 +53,7 @@ class LanguageModel:
     """
 
     config: TransformerConfig
-    params: Any
+    params: Any = dataclasses.field(repr=False)
     vocabulary: Vocabulary
     checkpoint: StepFolder
     trained: TransformerConfig
@@ -204,8 +204,12 @@ class LanguageModel:
         self, sessions: Sequence[Session], prompts: Sequence[str], sampling: SamplingConfig | None = None
     ) -> list[Generation]:
         """Asks each session its question, all in one batch; see `Session.ask`."""
+        if len(sessions) != len(prompts):
+            raise DataError(f"{len(sessions)} sessions and {len(prompts)} prompts; each session is asked one.")
         if "" in prompts:
             raise DataError("There is nothing to read: an empty text.")
+        if not sessions:
+            return []
         pairs = zip(sessions, prompts, strict=True)
         asked = [session.asked(prompt) for session, prompt in pairs]
         context = self.read(self.join([each.context for each in sessions]), asked)

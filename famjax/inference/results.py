@@ -107,6 +107,8 @@ class ResultsFile:
     def _require_same(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Refuses to add results to those of something else."""
         remedy = f"Set {FLAG} to another, or remove it to begin anew."
+        if not path.exists():
+            raise DataError(f"{self._path} is not empty, and no results of an earlier run. Set {FLAG} to another file.")
         try:
             known = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:

@@ -35,6 +35,10 @@ class Session:
         """Goes on where `context` stands; `LanguageModel.session` starts a text."""
         self.model, self.context = model, context
 
+    def __repr__(self) -> str:
+        """Says whose session it is, and how much it has read."""
+        return f"<Session of {self.model.checkpoint.path}: {self.num_tokens} tokens read>"
+
     @property
     def num_tokens(self) -> int:
         """Tokens read, the beginning token not counted."""

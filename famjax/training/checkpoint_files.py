@@ -110,15 +110,17 @@ def first_undamaged(folders: list[StepFolder], report: Any) -> StepFolder:
 
     Args:
       folders: at least one, in the order in which to try them.
-      report: called with a line for each damaged checkpoint.
+      report: called with a line for each damaged checkpoint, and one for what is used in its place.
 
     Raises:
       CheckpointError: all are damaged; the message names each with the cause.
     """
-    causes = []
+    causes: list[str] = []
     for folder in folders:
         cause = damage(folder.path)
         if cause is None:
+            if causes:
+                report(f"Using {folder.path} in its place.")
             return folder
         causes.append(f"{folder.path}: {cause}")
         report(f"Damaged checkpoint {causes[-1]}.")
@@ -222,7 +224,8 @@ def _what_is_there(folder: epath.Path) -> str:
         name, folder = folder.name, folder.parent
         if folder.is_dir():
             names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-            close = difflib.get_close_matches(name, names, n=_NUM_SHOWN, cutoff=0.5) or names
-            return f"{folder} has the folders: {shortened(close)}." if close else f"{folder} has no folders."
+            if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+                return f"Did you mean {folder / close[0]}?"
+            return f"{folder} has the folders: {shortened(names)}." if names else f"{folder} has no folders."
     names = sorted(path.name for path in folder.iterdir())
     return f"It has: {shortened(names)}." if names else "It is empty."

@@ -33,6 +33,20 @@ def test_scoped_settings_are_shown_under_the_name_that_sets_them(printed):
     assert "\neval_data = eval/DataConfig\n" in printed
 
 
+def test_tasks_that_are_not_read_are_left_out(printed):
+    """Twenty tasks' settings stand before those that matter; and one that a mixture names is read too."""
+    assert printed.count("data.tasks['documents'] = Documents") >= 1
+    assert "Babilong" not in printed
+
+
+def test_a_mixture_shows_its_tasks(capsys):
+    """A task whose settings the run reads and nobody sees."""
+    flags = ["--gin.MIXTURE_OR_TASK_NAME='documents_and_passkeys'", "--dry_run"]
+    printed = invoke(capsys, [*COMPLETE, *flags]).stdout
+    for task in ("documents_and_passkeys", "passkey_documents", "documents"):
+        assert f"data.tasks['{task}'] = " in printed
+
+
 def test_parameters_are_counted_by_formula(printed):
     """The count decides whether a model fits."""
     embedding = 264 * 128

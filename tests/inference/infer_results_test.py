@@ -80,7 +80,7 @@ def test_a_file_of_unknown_origin(tmp_path, settings):
     path.write_text('{"index": 0}\n')
     if settings is not None:
         (tmp_path / "results.jsonl.settings.json").write_text(settings)
-    with pytest.raises(DataError, match=r"is not empty, and results\.jsonl\.settings\.json, .*, cannot be read"):
+    with pytest.raises(DataError, match="is not empty, and "):
         write(path, [1])
     assert path.read_text() == '{"index": 0}\n'
 

@@ -98,3 +98,22 @@ def test_the_documented_interface(tmp_path, monkeypatch, capsys):
     exec(compile(code.replace("runs/fam", trained), "inference.md", "exec"), {})  # noqa: S102 # the page is the test
     assert len(capsys.readouterr().out.splitlines()) >= 2
     assert (tmp_path / "book.snapshot").is_file()
+
+
+def test_as_a_notebook_shows_them():
+    """Guards against a page of parameters, and against two equal answers that cannot be compared."""
+    session = _read("a text")
+    assert repr(session) == "<Session of nowhere/checkpoint_0: 6 tokens read>"
+    assert len(repr(session.model)) < 3000
+    first, again, other = (session.ask(prompt, GREEDY) for prompt in ("who?", "who?", "what?"))
+    assert first == again
+    assert first != other
+    assert first != "who?"
+
+
+def test_one_question_for_each_session():
+    """Guards against an error of Python's own where the numbers differ, or where there is nothing to ask."""
+    model = make_model()
+    assert model.ask_all([], []) == []
+    with pytest.raises(DataError, match="1 sessions and 2 prompts"):
+        model.ask_all([model.session()], ["a", "b"])

@@ -157,7 +157,7 @@ def test_nothing_to_take(model_dir, fresh):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("checkpoint_5", r"checkpoint_5 .* does not exist. .* has the folders: checkpoint_[49], checkpoint_[49]\."),
+        ("checkpoint_5", r"checkpoint_5 .* does not exist. Did you mean .*/checkpoint_[49]\?"),
         ("not/there", r"not/there .* does not exist"),
         ("empty", r"empty .* has no checkpoint. It is empty\."),
         ("full", r"full .* has no checkpoint. It has: notes.txt\."),
@@ -185,7 +185,10 @@ def test_damage_falls_back_in_a_model_dir_only(tmp_path, fresh):
     lines = []
     start = initialize_from(RestoreConfig(path=str(tmp_path)), *fresh, report=lines.append)
     assert start.report.step == 1
-    assert lines == [f"Damaged checkpoint {tmp_path}/checkpoint_2: model/metadata is missing."]
+    assert lines == [
+        f"Damaged checkpoint {tmp_path}/checkpoint_2: model/metadata is missing.",
+        f"Using {tmp_path}/checkpoint_1 in its place.",
+    ]
     assert sorted(path.name for path in pathlib.Path(tmp_path).iterdir()) == ["checkpoint_1", "checkpoint_2"]
     with pytest.raises(CheckpointError, match="checkpoint_2: model/metadata is missing"):
         _initialize(tmp_path / "checkpoint_2", fresh)

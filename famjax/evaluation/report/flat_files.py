@@ -14,6 +14,7 @@ from famjax.evaluation.report.tables import (
     PointTable,
     TextTable,
     cut_table,
+    depth_table,
     failure_table,
     length_table,
     model_table,
@@ -72,6 +73,9 @@ def _task_section(contents: Contents, task: TaskResults, pictures: Sequence[tupl
         table = length_table(contents, task, metric)
         yield from ("", f"{_escaped(table.caption)}, with 95 % confidence intervals:", "", *_point_table(table))
     for variant in task.by_variant:
+        if len(task.depths) > 1:
+            table = depth_table(task, variant)
+            yield from ("", f"{_escaped(table.caption)}:", "", *_point_table(table))
         if len(task.steps(variant)) > 1:
             table = step_table(task, variant)
             yield from ("", f"{_escaped(table.caption)}:", "", *_point_table(table))

@@ -83,7 +83,9 @@ def draw_heatmap(task: TaskResults, variant: Variant) -> Picture:
     lengths, depths = task.lengths, task.depths
     points = task.by_depth(variant, task.metric)
     values = [[_value(points.get((length, depth))) for length in lengths] for depth in depths]
-    figure = new_figure(1.7 + 0.62 * len(lengths), 1.5 + 0.42 * len(depths))
+    title = f"{plain(variant.label)}\n{plain(f'{task.name}, {words(task.metric)}')}"
+    widest = max(map(len, title.splitlines()))
+    figure = new_figure(1.7 + max(0.62 * len(lengths), 0.1 * widest), 1.5 + 0.42 * len(depths))
     axes = figure.subplots()
     lowest, highest = _bounds(task)
     colormap = _colormap(task.metric)
@@ -104,7 +106,7 @@ def draw_heatmap(task: TaskResults, variant: Variant) -> Picture:
     axes.spines[:].set_visible(False)
     axes.set_xlabel("length of the text (tokens)")
     axes.set_ylabel("depth")
-    set_title(axes, f"{plain(variant.label)}\n{plain(f'{task.name}, {words(task.metric)}')}")
+    set_title(axes, title)
     _add_colorbar(figure, axes, mesh)
     alt = (
         f"{words(task.metric)} of {variant.label} on {task.name} by length and depth (0 %: at the beginning). "

@@ -79,6 +79,17 @@ def length_table(contents: Contents, task: TaskResults, metric: str) -> PointTab
     return PointTable(caption, "model", headings, tuple(rows), _is_share(task, metric))
 
 
+def depth_table(task: TaskResults, variant: Variant) -> PointTable:
+    """One row for each depth, one column for each length, of the metric that is shown first."""
+    points = task.by_depth(variant, task.metric)
+    rows = tuple(
+        (f"{100 * depth:.4g} %", tuple(points.get((length, depth)) for length in task.lengths)) for depth in task.depths
+    )
+    caption = f"{variant.label}, {task.name}: {words(task.metric)} by depth and length in tokens"
+    headings = tuple(f"{length:,}" for length in task.lengths)
+    return PointTable(caption, "depth", headings, rows, _is_share(task, task.metric))
+
+
 def score_table(contents: Contents, tasks: Sequence[TaskResults]) -> PointTable:
     """Of tasks without lengths: one row for each task and metric, one column for each model."""
     rows = [

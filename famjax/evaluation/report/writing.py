@@ -10,7 +10,7 @@ from rich.text import Text
 
 from famjax.errors import CheckpointError
 from famjax.evaluation.report.config import THRESHOLD, ReportJob
-from famjax.evaluation.report.contents import Contents, TaskResults, collect
+from famjax.evaluation.report.contents import Contents, collect
 from famjax.evaluation.report.drawing import KINDS, Picture
 from famjax.evaluation.report.flat_files import csv_text, markdown_text
 from famjax.evaluation.report.formatting import count, safe_name, with_interval
@@ -18,7 +18,7 @@ from famjax.evaluation.report.merging import Folder, read_scans
 from famjax.evaluation.report.page import page
 from famjax.evaluation.report.pictures import draw_all
 from famjax.evaluation.report.summary import sentence
-from famjax.evaluation.report.tables import length_table
+from famjax.evaluation.report.tables import PointTable, length_table
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME, PICTURES_NAME = "report.html", "results.md", "results.csv", "pictures"
 
@@ -65,7 +65,9 @@ def print_report(written: Report) -> None:
     contents, console = written.contents, Console()
     for task in contents.tasks:
         if task.lengths:
-            console.print(_terminal_table(contents, task))
+            table = length_table(contents, task, task.metric)
+            console.print(f"\n{table.caption}", highlight=False, soft_wrap=True, markup=False)
+            console.print(_terminal_table(table))
     lines = [sentence(contents, task) for task in contents.tasks]
     if contents.failed:
         lines.append(f"{count(len(contents.failed), 'cell')} failed: see the report.")
@@ -150,10 +152,9 @@ def _links(names: Sequence[str], pictures: Sequence[Picture]) -> dict[str, list[
     return links
 
 
-def _terminal_table(contents: Contents, task: TaskResults) -> Table:
-    """The task's metric: one row for each length, one column for each model."""
-    table = length_table(contents, task, task.metric)
-    shown = Table("length", title=Text(table.caption))
+def _terminal_table(table: PointTable) -> Table:
+    """The other way round, as terminals are narrow: one row for each length, one column for each model."""
+    shown = Table("length")
     for label, _ in table.rows:
         shown.add_column(Text(label), justify="right")
     for index, length in enumerate(table.columns):

@@ -4,40 +4,38 @@ import os
 from collections.abc import Sequence
 
 from famjax.data.feeding import import_module
-from famjax.data.vocabularies import make_vocabulary
 from famjax.evaluation.scan import manifest
+from famjax.evaluation.scan.asking import QuestionMaker
 from famjax.evaluation.scan.checkpoints import GridCheckpoint, find_checkpoints, find_new, followed
 from famjax.evaluation.scan.config import ScanJob
-from famjax.evaluation.scan.grid import Cell, check_points, make_cells
+from famjax.evaluation.scan.grid import Cell
 from famjax.evaluation.scan.ledger import Entry, output_path, read_ledgers
 from famjax.evaluation.scan.shards import Shard, deal, find_shard
 from famjax.training.display import format_count
 
 
 def describe_scan(job: ScanJob) -> str:
-    """Returns every cell with its tokens and FLOPs, and what is evaluated already; reads neither data nor parameters.
+    """Returns every cell with its tokens and FLOPs, and what is evaluated already; reads no parameters.
 
     Raises:
-      ConfigError: no such task, a depth for a task that has none, a shard out of range.
+      ConfigError: what the scan itself would refuse: settings that do not fit the tasks, or the results that are there.
       CheckpointError: a checkpoint that does not exist.
+      DataError: a task's files cannot be read.
     """
     import_module(job.module, "ScanJob.module")
-    check_points(job)
+    questions = QuestionMaker(job)
+    questions.check()
     shard = find_shard(job.shard, os.environ)
-    vocabulary = make_vocabulary(job.vocabulary).fingerprint
-    checkpoints = _checkpoints(job, vocabulary)
-    cells = make_cells(job, checkpoints, vocabulary)
-    entries = read_ledgers(output_path(job.output_dir))
+    output_dir, vocabulary = output_path(job.output_dir), questions.vocabulary.fingerprint
+    cells = manifest.plan(output_dir, job, vocabulary, lambda: _found(job)).cells
+    entries = read_ledgers(output_dir)
     mine = {cell.key for cell in deal(cells, shard)}
     rows = [_row(cell, entries, mine) for cell in cells]
     lines = _aligned([("cell", "examples", "tokens", "FLOPs", ""), *rows])
     return "\n".join([*lines, "", *_totals(job, cells, shard, mine, entries)])
 
 
-def _checkpoints(job: ScanJob, vocabulary: str) -> Sequence[GridCheckpoint]:
-    known = manifest.read(output_path(job.output_dir))
-    if known is not None and known.settings == manifest.grid_settings(job, vocabulary):
-        return known.checkpoints
+def _found(job: ScanJob) -> list[GridCheckpoint]:
     if job.watch is not None:
         return find_new(followed(job.checkpoints), (), lambda _: None)
     return find_checkpoints(job.checkpoints, job.every)

@@ -37,6 +37,21 @@ class Manifest:
     keys: frozenset[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid of cells.
+
+    Attributes:
+      checkpoints: in order.
+      cells: in order.
+      is_known: grid.json says the same.
+    """
+
+    checkpoints: tuple[GridCheckpoint, ...]
+    cells: list[Cell]
+    is_known: bool
+
+
 def agree(
     output_dir: Path,
     job: ScanJob,
@@ -55,19 +70,25 @@ def agree(
       ConfigError: the folder has the results of another grid, which is not part of this one.
     """
     with locked(output_dir):
-        known = read(output_dir)
-        settings = grid_settings(job, vocabulary)
-        if known is not None and known.settings == settings:
-            _require_same_files(output_dir, known.checkpoints)
-            return make_cells(job, known.checkpoints, vocabulary)
-        checkpoints = find()
-        if known is not None and known.settings.get("every") == job.every:
-            checkpoints = _with_earlier(checkpoints, known.checkpoints)
-        cells = make_cells(job, checkpoints, vocabulary)
-        if known is not None and not known.keys <= {cell.key for cell in cells}:
-            raise ConfigError(_other_grid(output_dir, known.settings, settings))
-        _write(output_dir, settings, checkpoints, cells)
-        return cells
+        grid = plan(output_dir, job, vocabulary, find)
+        if not grid.is_known:
+            _write(output_dir, grid_settings(job, vocabulary), grid.checkpoints, grid.cells)
+        return grid.cells
+
+
+def plan(output_dir: Path, job: ScanJob, vocabulary: str, find: Callable[[], list[GridCheckpoint]]) -> Grid:
+    """What `agree` agrees on; nothing is written."""
+    known, settings = read(output_dir), grid_settings(job, vocabulary)
+    if known is not None and known.settings == settings:
+        _require_same_files(output_dir, known.checkpoints)
+        return Grid(known.checkpoints, make_cells(job, known.checkpoints, vocabulary), is_known=True)
+    checkpoints = find()
+    if known is not None and known.settings.get("every") == job.every:
+        checkpoints = _with_earlier(checkpoints, known.checkpoints)
+    cells = make_cells(job, checkpoints, vocabulary)
+    if known is not None and not known.keys <= {cell.key for cell in cells}:
+        raise ConfigError(_other_grid(output_dir, known.settings, settings))
+    return Grid(tuple(checkpoints), cells, is_known=False)
 
 
 def add_checkpoints(output_dir: Path, job: ScanJob, vocabulary: str, new: Iterable[GridCheckpoint]) -> list[Cell]:

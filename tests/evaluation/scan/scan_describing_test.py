@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from famjax.errors import CheckpointError, ConfigError
+from famjax.evaluation.scan import manifest
 from famjax.evaluation.scan.checkpoints import find_checkpoints
 from famjax.evaluation.scan.config import WatchConfig
 from famjax.evaluation.scan.describing import describe_scan
@@ -59,7 +60,14 @@ def test_mistakes(tmp_path):
         describe_scan(dataclasses.replace(job, tasks=("paskey",)))
     with pytest.raises(ConfigError, match="takes no depth"):
         describe_scan(dataclasses.replace(job, tasks=("associative_recall",)))
+    with pytest.raises(ConfigError, match="An example of 60 tokens has no room"):
+        describe_scan(dataclasses.replace(job, lengths=(60, 256)))
     with pytest.raises(ConfigError, match="out of range"):
         describe_scan(dataclasses.replace(job, shard="2/2"))
     with pytest.raises(CheckpointError, match="nowhere"):
         describe_scan(dataclasses.replace(job, checkpoints=str(tmp_path / "nowhere")))
+    (tmp_path / "scan").mkdir()
+    manifest.agree(tmp_path / "scan", job, "bytes", lambda: find_checkpoints(job.checkpoints, None))
+    describe_scan(dataclasses.replace(job, lengths=(256, 320, 384)))
+    with pytest.raises(ConfigError, match="has the results of another grid"):
+        describe_scan(dataclasses.replace(job, lengths=(384,)))
