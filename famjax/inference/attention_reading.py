@@ -113,7 +113,7 @@ class BlockAttention:
       segment_tokens: see AttentionMap.
       of_tokens: probabilities of the tokens [L, H, C, X], X = M * C + F + C.
       of_fam: probabilities of FAM [L, H, F, F + C].
-      visible: which keys a token may look at [C, X].
+      visible: which keys a token may look at in each layer [L, C, X].
     """
 
     config: TransformerConfig
@@ -129,7 +129,7 @@ class BlockAttention:
         memory, num_tokens = self.config.memory, len(self.tokens)
         unused = memory.block_size - num_tokens
         of_tokens, of_fam, visible = jax.device_get(
-            (self.of_tokens[layer, head], self.of_fam[layer, head], self.visible)
+            (self.of_tokens[layer, head], self.of_fam[layer, head], self.visible[layer])
         )
         num_keys = of_tokens.shape[1] - unused
         return AttentionMap(
@@ -336,10 +336,16 @@ def _look(model: Transformer, params: Any, place: _Place, tokens: Tokens, length
     memory, state = model.config.memory, place.state
     _, probabilities = read_with_attention(model, params, tokens, state, lengths)
     layout = make_layout(state.num_tokens, lengths, tokens.shape[1], memory.block_size, state.aligned)
+    masks = {
+        is_local: read_mask(
+            layout, memory.num_segments, memory.fam_length, model.config.local_window if is_local else None
+        )[0, 0]
+        for is_local in set(model.config.local_layers)
+    }
     return _Seen(
         of_tokens=probabilities.tokens[:, 0, 0],
         of_fam=probabilities.fam[:, 0, 0],
-        visible=read_mask(layout, memory.num_segments, memory.fam_length)[0, 0],
+        visible=jnp.stack([masks[is_local] for is_local in model.config.local_layers]),
     )
 
 

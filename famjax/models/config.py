@@ -4,7 +4,7 @@ Letters in brackets are those of `famjax.models.dims` and of the paper (Transfor
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from famjax.errors import ConfigError
 from famjax.validation import require_above, require_at_least, require_choice
@@ -14,6 +14,8 @@ FamPosition = Literal["block_end", "between_blocks", "zero"]
 MlpActivation = Literal["silu", "gelu"]
 RematPolicy = Literal["none", "full", "dots", "dots_without_batch"]
 DTypeName = Literal["float32", "bfloat16"]
+LayerKind = Literal["global", "local"]
+RopeScalingKind = Literal["linear", "llama3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,36 @@ class MemoryConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """RoPE's frequencies, made lower so that a model reads further than it was pretrained to.
+
+    Attributes:
+      kind: "linear" divides every frequency by the factor (position interpolation, arXiv 2306.15595); "llama3" divides
+        the low ones, leaves the high ones and goes over from one to the other between (arXiv 2407.21783).
+      factor: what low frequencies are divided by.
+      low_frequency_factor: "llama3": wavelengths above `original_length` over it are divided.
+      high_frequency_factor: "llama3": wavelengths below `original_length` over it are left.
+      original_length: "llama3": tokens that the model was pretrained to read.
+    """
+
+    kind: RopeScalingKind
+    factor: float
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self) -> None:
+        require_choice(self, "kind", RopeScalingKind)
+        require_above(self, 0, "factor", "low_frequency_factor")
+        require_above(self, self.low_frequency_factor, "high_frequency_factor")
+        require_at_least(self, 1, "original_length")
+
+
+@dataclasses.dataclass(frozen=True)
 class TransformerConfig:
     """A decoder language model: pre-norm layers with RoPE attention and a gated MLP.
+
+    The defaults are famjax's own model; the settings from `attention_bias` on are what pretrained families differ in.
 
     Attributes:
       vocab_size: rows of the embedding table [V].
@@ -70,6 +100,23 @@ class TransformerConfig:
       dtype: of activations; parameters, softmax, norms' statistics and the loss are float32 always.
       remat_policy: what the backward pass of a layer keeps: "none" all but tokens' attention, "full" nothing, "dots"
         matrix products, "dots_without_batch" those with no batch dimension (projections and MLP).
+      attention_bias: the query, key and value projections have biases.
+      attention_out_bias: the projection behind attention has a bias.
+      mlp_bias: the MLP's three projections have biases.
+      query_key_norm: RMSNorm over the head width of every query and key, before RoPE.
+      post_norms: RMSNorm on what attention and the MLP give, before the residual is added.
+      unit_offset_norms: norms multiply by 1 + scale, with scales that start at 0.
+      query_scale: attention's scores are multiplied by it; None: h ** -0.5.
+      attention_soft_cap: attention's scores s become cap * tanh(s / cap); None leaves them.
+      logit_soft_cap: the logits likewise.
+      embedding_scale: the embedding's rows are multiplied by it.
+      logit_scale: the logits, before their cap, are multiplied by it; None: D ** -0.5 where the embeddings are tied
+        (the table's rows start with variance 1), otherwise 1.
+      rope_scaling: of the RoPE frequencies; None leaves them.
+      layer_pattern: kinds of the layers, repeated along the stack. In "local" layers a token looks at the last
+        `local_window` tokens only, itself included, and at all of FAM; FAM's own reading is the same in both kinds.
+      local_window: see `layer_pattern`; tokens.
+      local_rope_base: RoPE's base in local layers, without `rope_scaling`; None: as in global layers.
     """
 
     vocab_size: int
@@ -88,6 +135,21 @@ class TransformerConfig:
     dropout_rate: float = 0.0
     dtype: DTypeName = "float32"
     remat_policy: RematPolicy = "none"
+    attention_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    query_key_norm: bool = False
+    post_norms: bool = False
+    unit_offset_norms: bool = False
+    query_scale: float | None = None
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    embedding_scale: float = 1.0
+    logit_scale: float | None = None
+    rope_scaling: RopeScaling | None = None
+    layer_pattern: tuple[LayerKind, ...] = ("global",)
+    local_window: int | None = None
+    local_rope_base: float | None = None
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -107,3 +169,26 @@ class TransformerConfig:
         require_choice(self, "mlp_activation", MlpActivation)
         require_choice(self, "dtype", DTypeName)
         require_choice(self, "remat_policy", RematPolicy)
+        require_above(self, 0, "query_scale", "attention_soft_cap", "logit_soft_cap", "embedding_scale", "logit_scale")
+        require_above(self, 1, "local_rope_base")
+        require_at_least(self, 1, "local_window")
+        self._check_layer_pattern()
+
+    @property
+    def local_layers(self) -> tuple[bool, ...]:
+        """Whether each layer is local [L]."""
+        pattern = self.layer_pattern
+        return tuple(pattern[layer % len(pattern)] == "local" for layer in range(self.num_layers))
+
+    def _check_layer_pattern(self) -> None:
+        """ConfigError where the kinds of layers and what local ones need do not fit each other."""
+        if not self.layer_pattern or set(self.layer_pattern) - set(get_args(LayerKind)):
+            raise ConfigError(
+                f"TransformerConfig.layer_pattern = {self.layer_pattern!r}; allowed: a tuple of 'global' and 'local'."
+            )
+        if "local" in self.layer_pattern and self.local_window is None:
+            raise ConfigError('TransformerConfig.layer_pattern has "local" layers; they need a local_window.')
+        if "local" not in self.layer_pattern and (self.local_window, self.local_rope_base) != (None, None):
+            raise ConfigError(
+                "TransformerConfig.local_window and local_rope_base act on local layers, and layer_pattern has none."
+            )

@@ -11,6 +11,8 @@ F_{p+1} depends on the block's keys and values and not on the tokens' attention 
 paper's Algorithm 1 exactly (spec: Order of computation). FAM uses the weights of the tokens.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +21,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from famjax.models.attention import attend, attention_probabilities, weigh_values
+from famjax.models.attention import Probabilities, attention_probabilities, weigh_values
 from famjax.models.config import TransformerConfig
 from famjax.models.dims import Fam, Flags, Leaf, PieceHidden, PieceQueries
 from famjax.models.layers import GatedMLP, Projection, RMSNorm
@@ -34,21 +36,63 @@ INTERMEDIATES = "intermediates"
 
 @struct.dataclass
 class CallContext:
-    """What is the same for every layer of a call.
+    """What is the same for every layer of a call; or, of a model with layers of both kinds, for those of each kind.
 
     Attributes:
       layout: where the tokens lie.
-      token_rotation: RoPE of the tokens [B, P, S].
-      fam_rotation: RoPE of the FAM that enters each piece, and of the one that leaves the last [B, P + 1, F].
-      mask: which of [segments | FAM | block] a token looks at [B, P, S, X].
       fam_is_initial: rows whose FAM carries no context at the start of the call [B].
+      view: what the layers look at; `LayerView` or, of both kinds, `ByKind` of it.
     """
 
     layout: Layout
+    fam_is_initial: Leaf
+    view: Any
+
+
+@struct.dataclass
+class LayerView:
+    """What tokens and FAM look at, and where they stand, in layers of one kind.
+
+    Attributes:
+      token_rotation: RoPE of the tokens [B, P, S].
+      fam_rotation: RoPE of the FAM that enters each piece, and of the one that leaves the last [B, P + 1, F].
+      mask: which of [segments | FAM | block] a token looks at [B, P, S, X].
+    """
+
     token_rotation: Rotation
     fam_rotation: Rotation
     mask: Leaf
-    fam_is_initial: Leaf
+
+
+@struct.dataclass
+class ByKind:
+    """What global and local layers have each their own of: two trees of one structure, made by `by_kind`."""
+
+    of_global: Any
+    of_local: Any
+
+
+def by_kind(config: TransformerConfig, make: Callable[[bool], Any]) -> Any:
+    """What the layers need: made once where all are of one kind, otherwise a `ByKind`.
+
+    Args:
+      config: the model.
+      make: takes whether it is for local layers.
+    """
+    kinds = set(config.local_layers)
+    return make(kinds.pop()) if len(kinds) == 1 else ByKind(of_global=make(False), of_local=make(True))
+
+
+def kind_flags(config: TransformerConfig) -> Bool[Array, " L"] | None:
+    """Whether each layer is local: what the scan over layers gives to each; None where all are of one kind."""
+    return None if len(set(config.local_layers)) == 1 else jnp.asarray(config.local_layers)
+
+
+def _chosen(made: Any, is_local: Bool[Array, ""] | None) -> Any:
+    """A layer's own part of what `by_kind` made."""
+    if is_local is None:
+        return made
+    return jax.tree.map(lambda shared, local: jnp.where(is_local, local, shared), made.of_global, made.of_local)
 
 
 @struct.dataclass
@@ -110,6 +154,11 @@ class Written:
     departure: Average
 
 
+def make_norm(config: TransformerConfig, axis: str = "embed") -> RMSNorm:
+    """A norm of the model, over the dimension with this logical axis."""
+    return RMSNorm(config.norm_epsilon, jnp.dtype(config.dtype), config.unit_offset_norms, axis)
+
+
 class Attention(nn.Module):
     """The four projections of attention; RoPE on queries and keys."""
 
@@ -118,27 +167,38 @@ class Attention(nn.Module):
     def setup(self) -> None:
         """Declares the projections."""
         config = self.config
-        dtype = jnp.dtype(config.dtype)
+        dtype, has_bias = jnp.dtype(config.dtype), config.attention_bias
         width, head_dim = config.emb_dim, config.head_dim
         query_shape = (width, config.num_heads, head_dim)
         key_shape = (width, config.num_kv_heads, head_dim)
-        self.query = Projection(query_shape, ("embed", "heads", "head_dim"), 1, dtype)
-        self.key = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
-        self.value = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype)
-        out_shape = (config.num_heads, head_dim, width)
-        self.out = Projection(out_shape, ("heads", "head_dim", "embed"), 2, dtype, config.residual_init_scale)
+        self.query = Projection(query_shape, ("embed", "heads", "head_dim"), 1, dtype, use_bias=has_bias)
+        self.key = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype, use_bias=has_bias)
+        self.value = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype, use_bias=has_bias)
+        out_shape, out_axes = (config.num_heads, head_dim, width), ("heads", "head_dim", "embed")
+        self.out = Projection(
+            out_shape, out_axes, 2, dtype, config.residual_init_scale, use_bias=config.attention_out_bias
+        )
+        if config.query_key_norm:
+            self.query_norm = make_norm(config, "head_dim")
+            self.key_norm = make_norm(config, "head_dim")
 
     def queries(self, x: Float[Array, "... D"], rotation: Rotation) -> Float[Array, "... H h"]:
-        """Queries, rotated."""
-        return rotate(self.query(x), rotation)
+        """Queries, normed where the model has it, then rotated."""
+        queries = self.query(x)
+        return rotate(self.query_norm(queries) if self.config.query_key_norm else queries, rotation)
 
     def key_values(self, x: Float[Array, "... D"], rotation: Rotation) -> KeyValues:
-        """Keys, rotated, and values [..., K, h]."""
-        return KeyValues(keys=rotate(self.key(x), rotation), values=self.value(x))
+        """Keys, normed where the model has it, then rotated, and values [..., K, h]."""
+        keys = self.key(x)
+        keys = rotate(self.key_norm(keys) if self.config.query_key_norm else keys, rotation)
+        return KeyValues(keys=keys, values=self.value(x))
 
 
 class DecoderLayer(nn.Module):
-    """One layer. Called with (x, layer state, context), it returns (x, (new layer state, diagnostics))."""
+    """One layer. Called with (x, layer state, kind, context), it returns (x, (new layer state, diagnostics)).
+
+    `is_local`, here and in its methods: the layer's entry of `kind_flags`.
+    """
 
     config: TransformerConfig
     deterministic: bool
@@ -148,25 +208,34 @@ class DecoderLayer(nn.Module):
         config = self.config
         dtype = jnp.dtype(config.dtype)
         memory = config.memory
-        self.attention_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.attention_norm = make_norm(config)
         self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.mlp_norm = make_norm(config)
         self.mlp = GatedMLP(
-            config.emb_dim, config.mlp_dim, config.mlp_activation, dtype, out_init_scale=config.residual_init_scale
+            config.emb_dim,
+            config.mlp_dim,
+            config.mlp_activation,
+            dtype,
+            out_init_scale=config.residual_init_scale,
+            use_bias=config.mlp_bias,
         )
+        if config.post_norms:
+            self.attention_post_norm = make_norm(config)
+            self.mlp_post_norm = make_norm(config)
         self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         if memory.fam_length and memory.fam_start == "prefix":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
             self.fam_prefix: Any = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
 
     def __call__(
-        self, x: PieceHidden, state: LayerState, context: CallContext
+        self, x: PieceHidden, state: LayerState, is_local: Leaf, context: CallContext
     ) -> tuple[PieceHidden, tuple[LayerState, Diagnostics]]:
         """Reads the tokens and writes the memory."""
         memory, layout = self.config.memory, context.layout
+        context = dataclasses.replace(context, view=_chosen(context.view, is_local))
         normed = self.attention_norm(x)
-        queries = self.attention.queries(normed, context.token_rotation)
-        of_tokens = self.attention.key_values(normed, context.token_rotation)
+        queries = self.attention.queries(normed, context.view.token_rotation)
+        of_tokens = self.attention.key_values(normed, context.view.token_rotation)
         unfinished = KeyValues(None, None) if state.cache is None else state.cache.block
         blocks = KeyValues(
             keys=fill_blocks(of_tokens.keys, unfinished.keys, layout),
@@ -175,34 +244,40 @@ class DecoderLayer(nn.Module):
         written = self.write(blocks, state, context)
         segments = self._segments(blocks, state)
         attended, fam_attention = self.read(queries, segments, written.entering, blocks, context)
-        x = x + self.dropout(self.attention.out(attended))
+        x = x + self.dropout(self.attention_branch(attended))
         x = self.feed_forward(x)
         cache = advance_cache(blocks, written.fam_keys, state.cache, layout, memory)
         new_state = LayerState(fam=written.fam, cache=cache)
         return x, (new_state, Diagnostics(written.norm, written.update, written.departure, fam_attention))
 
-    def start_fam(self, prompt: Float[Array, "1 F D"], rotation: Rotation) -> tuple[Array, Array]:
+    def start_fam(self, prompt: Float[Array, "1 F D"], is_local: Leaf, rotation: Any) -> tuple[Array, Array]:
         """Carries the FAM prompt through the layer, where it attends, fully, to itself only (spec: The first block).
 
         There is no dropout on the way: the initial FAM is the same in training and in inference.
+
+        Args:
+          prompt: what the layer before made of the prompt.
+          is_local: the layer's kind.
+          rotation: of the prompt's positions, as `by_kind` makes it.
 
         Returns:
           The prompt for the next layer, and this layer's initial FAM [F, D] in float32.
         """
         if self.config.memory.fam_start == "prefix":
             return prompt, self.fam_prefix
-        normed = self.attention_norm(prompt)
+        normed, rotation = self.attention_norm(prompt), _chosen(rotation, is_local)
         queries, own = self.attention.queries(normed, rotation), self.attention.key_values(normed, rotation)
-        carried = prompt + self.attention.out(attend(queries, own.keys, own.values))
-        return carried + self.mlp(self.mlp_norm(carried)), prompt[0].astype(jnp.float32)
+        attended = weigh_values(_probabilities(self.config, queries, own.keys, None), own.values)
+        carried = prompt + self.attention_branch(attended)
+        return carried + self.mlp_branch(carried), prompt[0].astype(jnp.float32)
 
     def fam_keys(self, fam: Fam, rotation: Rotation) -> KeyValues:
         """Keys and values of a FAM at the positions of the block that it enters [B, F, K, h]."""
         return self.attention.key_values(self.attention_norm(fam), rotation)
 
-    def cache_fam(self, carry: None, fam: Fam, rotation: Rotation) -> tuple[None, KeyValues]:
-        """`fam_keys`, in the form that a scan over layers takes."""
-        return carry, self.fam_keys(fam, rotation)
+    def cache_fam(self, carry: None, fam: Fam, is_local: Leaf, rotation: Any) -> tuple[None, KeyValues]:
+        """`fam_keys`, in the form that a scan over layers takes; `rotation` as `by_kind` makes it."""
+        return carry, self.fam_keys(fam, _chosen(rotation, is_local))
 
     def write(self, blocks: KeyValues, state: LayerState, context: CallContext) -> Written:
         """Updates FAM block by block: a scan over pieces (spec: The layer, step 3).
@@ -210,7 +285,7 @@ class DecoderLayer(nn.Module):
         FAM's queries see FAM and every key of the block, and only a full block is written, so there is nothing to mask.
         A call shorter than a block completes none, mostly: where no row does, nothing is computed.
         """
-        layout, rotations = context.layout, context.fam_rotation
+        layout, rotations = context.layout, context.view.fam_rotation
         # (Variables are made where they are first used, which must not be within a condition.)
         makes_variables = self.is_initializing() or self.is_mutable_collection(INTERMEDIATES)
         update_always = layout.occupied.shape[2] == layout.block_size or makes_variables
@@ -268,9 +343,9 @@ class DecoderLayer(nn.Module):
         queries = self.attention.queries(self.attention_norm(fam), rotation)
         keys = jnp.concatenate([own.keys, block.keys], axis=1)
         values = jnp.concatenate([own.values, block.values], axis=1)
-        probabilities = attention_probabilities(queries, keys, None)
+        probabilities = _probabilities(self.config, queries, keys, None)
         self.sow(INTERMEDIATES, "fam_attention", probabilities)
-        update = self.dropout(self.attention.out(weigh_values(probabilities, values)))
+        update = self.dropout(self.attention_branch(weigh_values(probabilities, values)))
         return self.feed_forward(residual + update)
 
     def read(
@@ -291,13 +366,13 @@ class DecoderLayer(nn.Module):
             q, sources, mask, occupied = piece
             keys = jnp.concatenate([source.keys for source in sources], axis=1)
             values = jnp.concatenate([source.values for source in sources], axis=1)
-            probabilities = attention_probabilities(q, keys, mask)
+            probabilities = _probabilities(self.config, q, keys, mask)
             share = jnp.sum(probabilities[..., fam_begin:fam_end], axis=-1)
             share = jnp.sum(jnp.where(occupied[:, None, None, :], share, 0)) / self.config.num_heads
             return weigh_values(probabilities, values), share, probabilities if is_watched else None
 
         layout = context.layout
-        pieces = (queries, (segments, fam, blocks), context.mask, layout.occupied)
+        pieces = (queries, (segments, fam, blocks), context.view.mask, layout.occupied)
         by_piece = jax.tree.map(lambda array: jnp.moveaxis(array, 1, 0), pieces)
         attended, share, probabilities = jax.lax.map(jax.checkpoint(read_piece), by_piece)
         if is_watched:
@@ -305,8 +380,18 @@ class DecoderLayer(nn.Module):
         return jnp.moveaxis(attended, 0, 1), Average(jnp.sum(share), jnp.sum(layout.occupied, dtype=jnp.float32))
 
     def feed_forward(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """The gated MLP with its norm and its residual."""
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        """The gated MLP with its norms and its residual."""
+        return x + self.dropout(self.mlp_branch(x))
+
+    def attention_branch(self, attended: Float[Array, "... H h"]) -> Float[Array, "... D"]:
+        """What attention adds to the residual stream, of what the heads mixed."""
+        update = self.attention.out(attended)
+        return self.attention_post_norm(update) if self.config.post_norms else update
+
+    def mlp_branch(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """What the MLP adds to the residual stream."""
+        update = self.mlp(self.mlp_norm(x))
+        return self.mlp_post_norm(update) if self.config.post_norms else update
 
     def _segments(self, blocks: KeyValues, state: LayerState) -> KeyValues:
         memory = self.config.memory
@@ -316,6 +401,16 @@ class DecoderLayer(nn.Module):
             values=segment_windows(blocks.values, past.values, memory.num_segments),
         )
         return jax.lax.stop_gradient(segments) if memory.stop_gradient else segments
+
+
+def _probabilities(
+    config: TransformerConfig,
+    queries: Float[Array, "B S H h"],
+    keys: Float[Array, "B X K h"],
+    mask: Bool[Array, "B S X"] | None,
+) -> Probabilities:
+    """Attention with the model's scale and soft cap."""
+    return attention_probabilities(queries, keys, mask, config.query_scale, config.attention_soft_cap)
 
 
 def _first(rotations: Rotation) -> Rotation:

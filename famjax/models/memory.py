@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.models.dims import BlockKeys, Leaf, Lengths, PieceKeys, SegmentKeys
@@ -93,12 +93,26 @@ def empty_cache(config: TransformerConfig, batch: int) -> Cache:
     )
 
 
-def token_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
+def layer_rotation(
+    config: TransformerConfig, positions: Int[Array, "..."], is_local: bool, fraction: Float[Array, "..."] | None = None
+) -> Rotation:
+    """RoPE of positions in layers of one kind."""
+    base, scaling = config.rope_base, config.rope_scaling
+    if is_local and config.local_rope_base is not None:
+        base, scaling = config.local_rope_base, None
+    return make_rotation(positions, config.head_dim, base, fraction, scaling)
+
+
+def token_rotation(
+    config: TransformerConfig, layout: Layout, position_offset: Lengths, is_local: bool = False
+) -> Rotation:
     """RoPE of the tokens in their slots [B, P, S]."""
-    return make_rotation(layout.positions + position_offset[:, None, None], config.head_dim, config.rope_base)
+    return layer_rotation(config, layout.positions + position_offset[:, None, None], is_local)
 
 
-def fam_rotation(config: TransformerConfig, layout: Layout, position_offset: Lengths) -> Rotation:
+def fam_rotation(
+    config: TransformerConfig, layout: Layout, position_offset: Lengths, is_local: bool = False
+) -> Rotation:
     """RoPE of the FAM that enters each piece's block, and the block behind the last piece's [B, P + 1, F].
 
     (Spec: Positions.)
@@ -119,7 +133,7 @@ def fam_rotation(config: TransformerConfig, layout: Layout, position_offset: Len
         fraction = jnp.broadcast_to((row + 1) / (memory.fam_length + 1), positions.shape)
     else:
         positions = jnp.zeros((*block.shape, memory.fam_length), jnp.int32)
-    return make_rotation(positions, config.head_dim, config.rope_base, fraction)
+    return layer_rotation(config, positions, is_local, fraction)
 
 
 def fill_blocks(piece: PieceKeys, unfinished: Float[Array, "B C K h"] | None, layout: Layout) -> BlockKeys:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from famjax.models.config import RopeScaling
 from famjax.models.dims import Leaf
 
 _BASE = 256
@@ -25,7 +26,11 @@ class Rotation:
 
 
 def make_rotation(
-    positions: Int[Array, "..."], head_dim: int, base: float, fraction: Float[Array, "..."] | None = None
+    positions: Int[Array, "..."],
+    head_dim: int,
+    base: float,
+    fraction: Float[Array, "..."] | None = None,
+    scaling: RopeScaling | None = None,
 ) -> Rotation:
     """Returns the rotation of each position.
 
@@ -34,8 +39,9 @@ def make_rotation(
       head_dim: h, even.
       base: of the wavelengths, which run from 2 pi to nearly 2 pi * base.
       fraction: added to the positions, broadcast against them.
+      scaling: of the frequencies; None leaves them.
     """
-    frequency = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    frequency = frequencies(head_dim, base, scaling)
     size = jnp.abs(positions)
     angle = jnp.zeros((*positions.shape, head_dim // 2), jnp.float32)
     for digit in range(_DIGITS):
@@ -46,6 +52,21 @@ def make_rotation(
     if fraction is not None:
         angle = angle + jnp.einsum("...,f->...f", fraction, jnp.asarray(frequency, jnp.float32))
     return Rotation(cos=jnp.cos(angle), sin=jnp.sin(angle))
+
+
+def frequencies(head_dim: int, base: float, scaling: RopeScaling | None = None) -> np.ndarray:
+    """Radians that each pair of a head turns by from one position to the next, float64 [h / 2]; see `RopeScaling`."""
+    frequency = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling is None:
+        return frequency
+    divided = frequency / scaling.factor
+    if scaling.kind == "linear":
+        return divided
+    # How often a pair turns within the original length: few turns are divided, many are left.
+    turns = scaling.original_length * frequency / (2 * np.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    left = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1 - left) * divided + left * frequency
 
 
 def rotate(x: Float[Array, "... heads h"], rotation: Rotation) -> Float[Array, "... heads h"]:

@@ -14,9 +14,18 @@ from flax.traverse_util import flatten_dict
 
 from famjax.models.attention import read_mask
 from famjax.models.config import RematPolicy, TransformerConfig
-from famjax.models.decoder_layer import INTERMEDIATES, CallContext, DecoderLayer, Diagnostics
+from famjax.models.decoder_layer import (
+    INTERMEDIATES,
+    CallContext,
+    DecoderLayer,
+    Diagnostics,
+    LayerView,
+    by_kind,
+    kind_flags,
+    make_norm,
+)
 from famjax.models.dims import Leaf, Lengths, Logits, SavedFam, StackedFam, Tokens
-from famjax.models.layers import Embedding, Projection, RMSNorm
+from famjax.models.layers import Embedding, Projection, soft_cap
 from famjax.models.layout import make_layout
 from famjax.models.memory import (
     Cache,
@@ -25,9 +34,9 @@ from famjax.models.memory import (
     advance_counters,
     empty_cache,
     fam_rotation,
+    layer_rotation,
     token_rotation,
 )
-from famjax.models.rope import make_rotation
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -77,13 +86,13 @@ class Transformer(nn.Module):
         """Declares the parts of the model."""
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        self.embedding = Embedding(config.vocab_size, config.emb_dim, dtype)
+        self.embedding = Embedding(config.vocab_size, config.emb_dim, dtype, config.embedding_scale, config.logit_scale)
         if config.memory.fam_length and config.memory.fam_start == "prompt":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
             self.fam_prompt: Any = self.param("fam_prompt", init, (config.memory.fam_length, config.emb_dim))
         self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
         self.layers = _stacked(config)(config, self.deterministic)
-        self.final_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.final_norm = make_norm(config)
         if not config.tie_embeddings:
             shape = (config.emb_dim, config.vocab_size)
             self.output = Projection(shape, ("embed", "vocab"), 1, dtype, result_dtype=jnp.dtype(jnp.float32))
@@ -102,16 +111,19 @@ class Transformer(nn.Module):
         batch, num_tokens = tokens.shape
         given = jnp.full((batch,), num_tokens, jnp.int32) if lengths is None else lengths
         layout = make_layout(state.num_tokens, given, num_tokens, memory.block_size, state.aligned)
-        context = CallContext(
-            layout=layout,
-            token_rotation=token_rotation(config, layout, state.position_offset),
-            fam_rotation=fam_rotation(config, layout, state.position_offset),
-            mask=read_mask(layout, memory.num_segments, memory.fam_length),
-            fam_is_initial=state.fam_is_initial,
-        )
+
+        def view(is_local: bool) -> LayerView:
+            window = config.local_window if is_local else None
+            return LayerView(
+                token_rotation=token_rotation(config, layout, state.position_offset, is_local),
+                fam_rotation=fam_rotation(config, layout, state.position_offset, is_local),
+                mask=read_mask(layout, memory.num_segments, memory.fam_length, window),
+            )
+
+        context = CallContext(layout=layout, fam_is_initial=state.fam_is_initial, view=by_kind(config, view))
         x = self.dropout(self.embedding(layout.scatter_tokens(tokens)))
         x = nn.with_logical_constraint(x, ("batch", None, None, "embed"))
-        x, (layers, diagnostics) = self.layers(x, state.layers, context)
+        x, (layers, diagnostics) = self.layers(x, state.layers, kind_flags(config), context)
         hidden = layout.gather_hidden(self.final_norm(x), num_tokens)
         new_state = advance_counters(state, layers, layout, num_tokens, padded=lengths is not None)
         return Output(hidden=hidden, state=new_state, diagnostics=diagnostics)
@@ -131,9 +143,10 @@ class Transformer(nn.Module):
         offset = zeros if position_offset is None else position_offset
         fam = jnp.zeros((num_layers, fam_length, config.emb_dim), jnp.float32)
         if fam_length:
-            rotation = make_rotation(jnp.arange(-fam_length, 0)[None], config.head_dim, config.rope_base)
+            positions = jnp.arange(-fam_length, 0)[None]
+            rotation = by_kind(config, lambda is_local: layer_rotation(config, positions, is_local))
             prompt = self.fam_prompt if config.memory.fam_start == "prompt" else fam[0]
-            _, fam = self.layers.start_fam(prompt[None], rotation)
+            _, fam = self.layers.start_fam(prompt[None], kind_flags(config), rotation)
         fam = broadcast_fam(fam, batch)
         return State(
             layers=LayerState(fam=fam, cache=self._initial_cache(fam, offset) if with_cache else None),
@@ -154,15 +167,19 @@ class Transformer(nn.Module):
             return cache
         zeros = jnp.zeros_like(position_offset)
         layout = make_layout(zeros, zeros, 1, config.memory.block_size, aligned=True)
-        rotation = jax.tree.map(lambda table: table[:, 0], fam_rotation(config, layout, position_offset))
-        _, fam_keys = self.layers.cache_fam(None, fam, rotation)
+        rotation = by_kind(config, lambda is_local: fam_rotation(config, layout, position_offset, is_local))
+        rotation = jax.tree.map(lambda table: table[:, 0], rotation)
+        _, fam_keys = self.layers.cache_fam(None, fam, kind_flags(config), rotation)
         return cache.replace(fam=fam_keys)
 
     def logits(self, hidden: Any) -> Logits:
         """Turns activations [..., D] into logits [..., V], float32."""
-        if self.config.tie_embeddings:
-            return self.embedding.attend(hidden)
-        return self.output(hidden)
+        config = self.config
+        if config.tie_embeddings:
+            values = self.embedding.attend(hidden)
+        else:
+            values = self.output(hidden if config.logit_scale is None else hidden * config.logit_scale)
+        return soft_cap(values, config.logit_soft_cap)
 
     def read_from_start(self, tokens: Tokens) -> Logits:
         """Logits of rows read from the initial state."""
@@ -250,8 +267,8 @@ def _stacked(config: TransformerConfig) -> Any:
         "metadata_params": {nn.PARTITION_NAME: "layers"},
     }
     methods = {
-        "__call__": {"in_axes": (0, nn.broadcast), **over_layers},
-        "start_fam": {"in_axes": nn.broadcast, **over_layers},
-        "cache_fam": {"in_axes": (0, nn.broadcast), **over_layers},
+        "__call__": {"in_axes": (0, 0, nn.broadcast), **over_layers},
+        "start_fam": {"in_axes": (0, nn.broadcast), **over_layers},
+        "cache_fam": {"in_axes": (0, 0, nn.broadcast), **over_layers},
     }
     return nn.scan(layer, methods=methods)

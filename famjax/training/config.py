@@ -67,7 +67,7 @@ class OptimizerConfig:
     schedule: Schedule
     clip_norm: float | None = 1.0
     weight_decay: float = 0.0
-    weight_decay_exclude: tuple[str, ...] = (".*/scale", ".*fam_prompt", ".*fam_prefix")
+    weight_decay_exclude: tuple[str, ...] = (".*/scale", ".*/bias", ".*fam_prompt", ".*fam_prefix")
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

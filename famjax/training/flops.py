@@ -20,7 +20,9 @@ which W = floor(T / C) are full, and I the width of the MLP:
 where block_b is c_b (the whole square that a kernel without blocks of its own computes) or, with causal discounting,
 (c_b + 1) / 2 (what the definition needs: token i of a block, from 0, sees i + 1 of its keys). Only full blocks are
 written. The keys and values of the FAM that a call leaves are made for the next call, and counted there. Memory
-segments that do not exist yet, before block M, are not counted. Once for a call, whatever its batch:
+segments that do not exist yet, before block M, are not counted. In local layers a token sees no more than
+`local_window` tokens of segments and block (without discounting, a block's square counts whole and the window cuts
+the segments alone). Once for a call, whatever its batch:
 
     FAM prompt          (4 D (H + K) h + 6 D I) F + 4 H h F^2     in each layer (fam_start = "prompt"), up the stack
 
@@ -32,7 +34,7 @@ rematerialisation computes again and without regard to frozen parameters.
 
 import dataclasses
 
-from famjax.models.config import TransformerConfig
+from famjax.models.config import MemoryConfig, TransformerConfig
 
 _FORWARD_AND_BACKWARD = 3
 
@@ -98,7 +100,7 @@ def forward_flops(
     return ForwardFlops(
         token_projections=rows * (2 * query_or_out + 2 * key_or_value) * length,
         token_mlp=rows * mlp * length,
-        token_attention=rows * attend * _attended_pairs(config, length, causal_discount),
+        token_attention=batch_size * attend * _attended_pairs(config, length, causal_discount),
         fam_projections=rows * fam * 2 * (key_or_value * num_read + query_or_out * num_written),
         fam_attention=rows * attend * fam * (fam + memory.block_size) * num_written,
         fam_mlp=rows * mlp * fam * num_written,
@@ -118,12 +120,28 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def _attended_pairs(config: TransformerConfig, length: int, causal_discount: bool) -> int:
-    """Pairs of a token and a key that it looks at, in one layer and one row."""
-    memory = config.memory
+    """Pairs of a token and a key that it looks at, in all layers and one row."""
+    num_local = sum(config.local_layers)
+    pairs = (config.num_layers - num_local) * _pairs_of_layer(config.memory, length, causal_discount, None)
+    if num_local:
+        pairs += num_local * _pairs_of_layer(config.memory, length, causal_discount, config.local_window)
+    return pairs
+
+
+def _pairs_of_layer(memory: MemoryConfig, length: int, causal_discount: bool, window: int | None) -> int:
     pairs = 0
     for block in range(-(-length // memory.block_size)):
         tokens = min(memory.block_size, length - block * memory.block_size)
         segments = min(block, memory.num_segments) * memory.block_size
-        own = tokens * (tokens + 1) // 2 if causal_discount else tokens * tokens
-        pairs += tokens * (segments + memory.fam_length) + own
+        if causal_discount:
+            pairs += _sum_capped(segments + 1, tokens, window)
+        else:
+            pairs += tokens * (tokens + (segments if window is None else min(segments, window - 1)))
+        pairs += tokens * memory.fam_length
     return pairs
+
+
+def _sum_capped(first: int, count: int, cap: int | None) -> int:
+    """The sum of min(first + i, cap) over i below `count`."""
+    below = count if cap is None else min(count, max(0, cap - first))
+    return below * first + below * (below - 1) // 2 + (0 if cap is None else (count - below) * cap)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from famjax.errors import CheckpointError, ConfigError
-from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.config import MemoryConfig, RopeScaling, TransformerConfig
 
 # They change how the model is trained, not what it computes from its parameters: a resumed run may set them anew.
 FREE = frozenset({"dropout_rate", "remat_policy"})
@@ -27,7 +27,12 @@ def from_json(values: Mapping[str, Any], where: str) -> TransformerConfig:
       CheckpointError: the settings are none of this version's.
     """
     try:
-        return TransformerConfig(**{**values, "memory": MemoryConfig(**values["memory"])})
+        rebuilt: dict[str, Any] = {"memory": MemoryConfig(**values["memory"])}
+        if values.get("rope_scaling") is not None:
+            rebuilt["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        if "layer_pattern" in values:
+            rebuilt["layer_pattern"] = tuple(values["layer_pattern"])  # JSON has lists.
+        return TransformerConfig(**{**values, **rebuilt})
     except (TypeError, KeyError, ConfigError) as error:
         raise CheckpointError(f"{where}: its model settings do not fit this version of famjax ({error}).") from error
 
@@ -37,10 +42,11 @@ def differences(
 ) -> list[str]:
     """One "emb_dim: checkpoint 128, this run 256" for each setting that differs, those in FREE left out."""
     saved, current = _flat(to_json(checkpoint)), _flat(to_json(run))
+    # A part that only one of the two has (RopeScaling's fields) is None in the other.
     return [
-        f"{name}: {saved_name} {saved[name]!r}, {own_name} {value!r}"
-        for name, value in current.items()
-        if name not in FREE and saved[name] != value
+        f"{name}: {saved_name} {saved.get(name)!r}, {own_name} {current.get(name)!r}"
+        for name in {**current, **saved}
+        if name not in FREE and saved.get(name) != current.get(name)
     ]
 
 

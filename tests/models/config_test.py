@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from famjax.errors import ConfigError
-from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.config import MemoryConfig, RopeScaling, TransformerConfig
 from small import CONFIG, FAM
 
 
-def check(config: TransformerConfig | MemoryConfig, changes: dict[str, Any]) -> None:
+def check(config: TransformerConfig | MemoryConfig | RopeScaling, changes: dict[str, Any]) -> None:
     """Checks settings with changes, past the tests' own check of types, which no user has."""
     changed = copy.copy(config)
     for name, value in changes.items():
@@ -30,6 +30,13 @@ def check(config: TransformerConfig | MemoryConfig, changes: dict[str, Any]) -> 
         ({"mlp_activation": "relu"}, "mlp_activation = 'relu'.*silu.*gelu"),
         ({"dtype": "float16"}, "dtype = 'float16'.*float32.*bfloat16"),
         ({"remat_policy": "some"}, "remat_policy = 'some'.*none.*full.*dots"),
+        ({"attention_soft_cap": 0.0}, "attention_soft_cap = 0.0; allowed: above 0"),
+        ({"embedding_scale": -1.0}, "embedding_scale = -1.0; allowed: above 0"),
+        ({"layer_pattern": ()}, r"layer_pattern = \(\); allowed: a tuple of 'global' and 'local'"),
+        ({"layer_pattern": ("near",)}, r"layer_pattern = \('near',\); allowed"),
+        ({"layer_pattern": ("local",)}, 'layer_pattern has "local" layers; they need a local_window'),
+        ({"local_window": 4}, "local_window and local_rope_base act on local layers, and layer_pattern has none"),
+        ({"local_rope_base": 4.0}, "local_rope_base act on local layers"),
         *[
             ({name: 0}, f"{name} = 0")
             for name in ("vocab_size", "emb_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
@@ -60,6 +67,29 @@ def test_impossible_memories(changes, message):
     with pytest.raises(ConfigError, match=message) as error:
         check(FAM, changes)
     assert "MemoryConfig." in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "yarn"}, "RopeScaling.kind = 'yarn'; allowed: 'linear', 'llama3'"),
+        ({"factor": 0.0}, "RopeScaling.factor = 0.0; allowed: above 0"),
+        ({"high_frequency_factor": 1.0}, "RopeScaling.high_frequency_factor = 1.0; allowed: above 1.0"),
+        ({"original_length": 0}, "RopeScaling.original_length = 0"),
+    ],
+    ids=str,
+)
+def test_impossible_rope_scalings(changes, message):
+    """Guards against frequencies that are no numbers, or a kind that is silently another one."""
+    with pytest.raises(ConfigError, match=message):
+        check(RopeScaling("llama3", 8.0), changes)
+
+
+def test_layer_kinds_repeat():
+    """Guards against a pattern that is cut or shifted along the stack."""
+    config = dataclasses.replace(CONFIG, num_layers=5, layer_pattern=("local", "local", "global"), local_window=3)
+    assert config.local_layers == (True, True, False, True, True)
+    assert CONFIG.local_layers == (False, False)
 
 
 def test_edges_are_allowed():

@@ -20,28 +20,72 @@ def layer_params(params: Any, layer: int) -> Any:
     }
 
 
+def layers_of(config: TransformerConfig, params: Any) -> list[Any]:
+    """Every layer's parameters, and what is its own among the settings."""
+    layers = []
+    for index in range(config.num_layers):
+        is_local = config.layer_pattern[index % len(config.layer_pattern)] == "local"
+        layers.append({**layer_params(params["layers"], index), "is_local": is_local})
+    return layers
+
+
 def norm(config: TransformerConfig, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
     """RMSNorm of one vector."""
-    return x / math.sqrt(np.mean(x * x) + config.norm_epsilon) * scale
+    return x / math.sqrt(np.mean(x * x) + config.norm_epsilon) * (1 + scale if config.unit_offset_norms else scale)
+
+
+def affine(projection: Any, x: np.ndarray) -> np.ndarray:
+    """The kernel's product with one vector, and the bias where there is one."""
+    return np.tensordot(x, projection["kernel"], axes=x.ndim) + projection.get("bias", 0)
+
+
+def branch(config: TransformerConfig, layer: Any, name: str, update: np.ndarray) -> np.ndarray:
+    """What attention or the MLP adds to the residual stream."""
+    return norm(config, layer[f"{name}_post_norm"]["scale"], update) if config.post_norms else update
+
+
+def capped(values: np.ndarray, cap: float | None) -> np.ndarray:
+    """A soft cap."""
+    return values if cap is None else cap * np.tanh(values / cap)
 
 
 def feed_forward(config: TransformerConfig, layer: Any, x: np.ndarray) -> np.ndarray:
-    """The gated MLP of one vector, with its norm and its residual."""
-    normed = norm(config, layer["mlp_norm"]["scale"], x)
-    gate = normed @ layer["mlp"]["gate"]["kernel"]
+    """The gated MLP of one vector, with its norms and its residual."""
+    normed, mlp = norm(config, layer["mlp_norm"]["scale"], x), layer["mlp"]
+    gate = affine(mlp["gate"], normed)
     if config.mlp_activation == "silu":
         gate = gate / (1 + np.exp(-gate))
     else:
         gate = 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-    return x + (gate * (normed @ layer["mlp"]["up"]["kernel"])) @ layer["mlp"]["down"]["kernel"]
+    return x + branch(config, layer, "mlp", affine(mlp["down"], gate * affine(mlp["up"], normed)))
 
 
-def turn(config: TransformerConfig, heads: np.ndarray, position: float) -> np.ndarray:
+def frequency(config: TransformerConfig, is_local: bool, pair: int) -> float:
+    """Radians from one position to the next."""
+    if is_local and config.local_rope_base is not None:
+        return config.local_rope_base ** (-2 * pair / config.head_dim)
+    plain, scaling = config.rope_base ** (-2 * pair / config.head_dim), config.rope_scaling
+    if scaling is None:
+        return plain
+    if scaling.kind == "linear":
+        return plain / scaling.factor
+    wavelength = 2 * math.pi / plain
+    if wavelength > scaling.original_length / scaling.low_frequency_factor:
+        return plain / scaling.factor
+    if wavelength < scaling.original_length / scaling.high_frequency_factor:
+        return plain
+    smooth = (scaling.original_length / wavelength - scaling.low_frequency_factor) / (
+        scaling.high_frequency_factor - scaling.low_frequency_factor
+    )
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+def turn(config: TransformerConfig, is_local: bool, heads: np.ndarray, position: float) -> np.ndarray:
     """RoPE of one position's heads."""
     half = config.head_dim // 2
     turned = np.empty_like(heads)
     for i in range(half):
-        angle = position * config.rope_base ** (-2 * i / config.head_dim)
+        angle = position * frequency(config, is_local, i)
         first, second = heads[:, i], heads[:, i + half]
         turned[:, i] = first * math.cos(angle) - second * math.sin(angle)
         turned[:, i + half] = second * math.cos(angle) + first * math.sin(angle)
@@ -50,26 +94,30 @@ def turn(config: TransformerConfig, heads: np.ndarray, position: float) -> np.nd
 
 def project(config: TransformerConfig, layer: Any, x: np.ndarray, position: float) -> tuple[np.ndarray, ...]:
     """Query, key and value of one vector at one position."""
-    normed = norm(config, layer["attention_norm"]["scale"], x)
-    query = np.einsum("d,dnh->nh", normed, layer["attention"]["query"]["kernel"])
-    key = np.einsum("d,dnh->nh", normed, layer["attention"]["key"]["kernel"])
-    value = np.einsum("d,dnh->nh", normed, layer["attention"]["value"]["kernel"])
-    return turn(config, query, position), turn(config, key, position), value
+    normed, attention = norm(config, layer["attention_norm"]["scale"], x), layer["attention"]
+    query, key, value = (affine(attention[name], normed) for name in ("query", "key", "value"))
+    if config.query_key_norm:
+        query = np.array([norm(config, attention["query_norm"]["scale"], head) for head in query])
+        key = np.array([norm(config, attention["key_norm"]["scale"], head) for head in key])
+    is_local = layer["is_local"]
+    return turn(config, is_local, query, position), turn(config, is_local, key, position), value
 
 
 def attend(
     config: TransformerConfig, layer: Any, query: np.ndarray, seen: Sequence[tuple[np.ndarray, ...]]
 ) -> np.ndarray:
-    """What one query mixes out of the keys and values that it sees, projected to the model's width."""
+    """What attention adds to the residual stream of one query, of the keys and values that it sees."""
+    scale = 1 / math.sqrt(config.head_dim) if config.query_scale is None else config.query_scale
     group = config.num_heads // config.num_kv_heads
     mixed = np.zeros((config.num_heads, config.head_dim))
     for head in range(config.num_heads):
-        scores = np.array([query[head] @ key[head // group] for key, _ in seen]) / math.sqrt(config.head_dim)
+        scores = np.array([query[head] @ key[head // group] for key, _ in seen]) * scale
+        scores = capped(scores, config.attention_soft_cap)
         weights = np.exp(scores - scores.max())
         weights /= weights.sum()
         for weight, (_, value) in zip(weights, seen, strict=True):
             mixed[head] += weight * value[head // group]
-    return np.einsum("nh,nhd->d", mixed, layer["attention"]["out"]["kernel"])
+    return branch(config, layer, "attention", affine(layer["attention"]["out"], mixed))
 
 
 def fam_positions(config: TransformerConfig, block: int, offset: int) -> list[float]:
@@ -85,7 +133,7 @@ def fam_positions(config: TransformerConfig, block: int, offset: int) -> list[fl
 
 def initial_fam(config: TransformerConfig, params: Any) -> list[np.ndarray]:
     """The prompt carried up the stack, attending to itself only."""
-    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    layers = layers_of(config, params)
     if config.memory.fam_start == "prefix":
         return [layer["fam_prefix"] for layer in layers]
     activations = [np.asarray(row, np.float64) for row in params["fam_prompt"]]
@@ -114,7 +162,11 @@ def read_block(
     for slot, token in enumerate(x):
         query, key, value = project(config, layer, token, block * memory.block_size + slot + offset)
         own.append((key, value))
-        attended = token + attend(config, layer, query, window + own_fam + own)
+        seen = window + own
+        if layer["is_local"]:
+            assert config.local_window is not None
+            seen = seen[-config.local_window :]
+        attended = token + attend(config, layer, query, own_fam + seen)
         outputs.append(feed_forward(config, layer, attended))
     next_fam = fam
     if len(x) == memory.block_size and memory.fam_length:
@@ -142,7 +194,7 @@ def read(
       Logits [T, V] and the final FAM [L, F, D].
     """
     memory = config.memory
-    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    layers = layers_of(config, params)
     table = np.asarray(params["embedding"]["table"], np.float64)
     is_initial = fam is None
     if memory.fam_length:
@@ -152,7 +204,10 @@ def read(
     pasts: list[Any] = [[] for _ in layers]
     logits = []
     for block in range(-(-len(tokens) // memory.block_size)):
-        x = [table[t] for t in tokens[block * memory.block_size : (block + 1) * memory.block_size]]
+        x = [
+            table[t] * config.embedding_scale
+            for t in tokens[block * memory.block_size : (block + 1) * memory.block_size]
+        ]
         for index, layer in enumerate(layers):
             x, fams[index], own = read_block(
                 config, layer, fams[index], is_initial and block == 0, block, offset, pasts[index], x
@@ -161,16 +216,19 @@ def read(
         for row in x:
             normed = norm(config, np.asarray(params["final_norm"]["scale"], np.float64), row)
             if config.tie_embeddings:
-                logits.append(table @ normed / math.sqrt(config.emb_dim))
+                scale = 1 / math.sqrt(config.emb_dim) if config.logit_scale is None else config.logit_scale
+                values = table @ normed * scale
             else:
-                logits.append(normed @ np.asarray(params["output"]["kernel"], np.float64))
+                scale = 1 if config.logit_scale is None else config.logit_scale
+                values = normed @ np.asarray(params["output"]["kernel"], np.float64) * scale
+            logits.append(capped(values, config.logit_soft_cap))
     return np.array(logits), np.array(fams)
 
 
 def banded_attention(config: TransformerConfig, params: Any, tokens: Any) -> np.ndarray:
     """TransformerBSWA in the plainest way: one causal T x T mask, banded by blocks. Returns logits [T, V]."""
     memory = config.memory
-    layers = [layer_params(params["layers"], index) for index in range(config.num_layers)]
+    layers = layers_of(config, params)
     table = np.asarray(params["embedding"]["table"], np.float64)
     block = np.arange(len(tokens)) // memory.block_size
     position = np.arange(len(tokens))

@@ -10,10 +10,10 @@ import oracle
 import pytest
 
 from famjax.models import transformer
-from famjax.models.config import TransformerConfig
+from famjax.models.config import RopeScaling, TransformerConfig
 from famjax.models.layout import left_align
 from famjax.models.memory import State
-from famjax.models.transformer import Output, Transformer, broadcast_fam, initial_state
+from famjax.models.transformer import Output, Transformer, broadcast_fam, initial_state, parameter_shapes
 from small import BLOCK, KV_HEADS, params_of, random_tokens, vary
 from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
@@ -21,6 +21,8 @@ from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 ORACLE = Tolerance(2e-4, 5e-5)
 # RoPE's cosines and sines differ by up to 1e-6 between positions that are far apart.
 OFFSET = Tolerance(1e-4, 3e-5)
+# FAM of 4 layers with post-norms by 1 + w grows to 15; an operation in float32 has 1e-6 of that.
+GROWN = Tolerance(2e-4, 3e-4)
 LENGTH = 4 * BLOCK + 3
 
 
@@ -48,6 +50,28 @@ def read(config: TransformerConfig, params, tokens) -> tuple[np.ndarray, State]:
     return np.asarray(logits(config, params, output.hidden)), output.state
 
 
+SETTINGS = [
+    {"mlp_activation": "gelu"},
+    {"tie_embeddings": False},
+    {"tie_embeddings": False, "logit_scale": 0.5},
+    {"rope_base": 500.0},
+    {"rope_scaling": RopeScaling("linear", 3.0)},
+    {"rope_scaling": RopeScaling("llama3", 8.0, 1.0, 4.0, original_length=40)},
+    {"attention_bias": True},
+    {"attention_out_bias": True},
+    {"mlp_bias": True},
+    {"query_key_norm": True},
+    {"post_norms": True},
+    {"unit_offset_norms": True},
+    {"query_scale": 0.7},
+    {"attention_soft_cap": 0.8},
+    {"logit_soft_cap": 0.5},
+    {"embedding_scale": 3.0},
+    {"logit_scale": 1.0},
+    {"layer_pattern": ("local",), "local_window": 3},
+    {"layer_pattern": ("local", "global"), "local_window": BLOCK + 2},
+    {"layer_pattern": ("global", "local"), "local_window": BLOCK, "local_rope_base": 30.0},
+]
 MEMORIES = {
     "fam": {},
     "no_segments": {"num_segments": 0},
@@ -72,17 +96,72 @@ def test_equals_naive_loop(memory, kv_heads):
         assert_close(state.fam[:, row], fam, ORACLE, "final FAM")
 
 
-@pytest.mark.parametrize(
-    "change", [{"mlp_activation": "gelu"}, {"tie_embeddings": False}, {"rope_base": 500.0}], ids=str
-)
+@pytest.mark.parametrize("change", SETTINGS, ids=str)
 def test_settings_equal_naive_loop(change):
-    """Guards against a setting of the layer that is read wrongly, or not at all."""
-    config = vary(**change)
+    """Guards against a setting of the layer that is read wrongly, or not at all, by tokens or by FAM."""
+    config = vary(num_kv_heads=2, **change)
     params, tokens = params_of(config), random_tokens(1, LENGTH)
-    actual, _ = read(config, params, tokens)
-    assert_close(actual[0], oracle.read(config, params, tokens[0])[0], ORACLE)
-    if "tie_embeddings" not in change:
-        assert np.abs(read(vary(), params, tokens)[0] - actual).max() > 1e-3
+    actual, state = read(config, params, tokens)
+    expected, fam = oracle.read(config, params, tokens[0])
+    assert_close(actual[0], expected, ORACLE, "logits")
+    assert_close(state.fam[:, 0], fam, ORACLE, "final FAM")
+    plain = vary(num_kv_heads=2)
+    if set(parameter_shapes(plain)) == set(parameter_shapes(config)):
+        assert np.abs(read(plain, params, tokens)[0] - actual).max() > 1e-3
+
+
+FAMILY_LIKE = {
+    "mistral": {"layer_pattern": ("local",), "local_window": 3, "num_kv_heads": 2, "tie_embeddings": False},
+    "qwen2": {"attention_bias": True, "logit_scale": 1.0, "num_kv_heads": 2},
+    "gemma3": {
+        "layer_pattern": ("local", "local", "global"),
+        "num_layers": 4,
+        "local_window": 6,
+        "local_rope_base": 40.0,
+        "rope_scaling": RopeScaling("linear", 8.0),
+        "query_key_norm": True,
+        "post_norms": True,
+        "unit_offset_norms": True,
+        "attention_soft_cap": 2.0,
+        "logit_soft_cap": 3.0,
+        "embedding_scale": 4.0,
+        "num_kv_heads": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILY_LIKE.values(), ids=FAMILY_LIKE)
+def test_settings_together_in_any_split(family):
+    """Guards against a cut that changes a window or a layer's own RoPE: the whole text, odd pieces, rows far apart."""
+    config = vary(**family)
+    params, tokens = params_of(config), random_tokens(2, LENGTH)
+    whole = call(config, params, tokens, start(config, params, 2))
+    for row in range(2):
+        expected, fam = oracle.read(config, params, tokens[row])
+        assert_close(logits(config, params, whole.hidden[row]), expected, GROWN, "logits")
+        assert_close(whole.state.fam[:, row], fam, GROWN, "final FAM")
+    for split in ([3, 6, 1, 9], [1] * 6 + [LENGTH - 6]):
+        state, hidden, begin = start(config, params, 2), [], 0
+        for size in split:
+            output = call(config, params, tokens[:, begin : begin + size], state)
+            state, begin = output.state, begin + size
+            hidden.append(output.hidden)
+        assert_close(jnp.concatenate(hidden, axis=1), whole.hidden, GROWN, "hidden")
+        assert_close(state.fam, whole.state.fam, GROWN, "FAM")
+    uneven = call(config, params, tokens[:, :9], start(config, params, 2), jnp.array([9, 2]))
+    rest = call(config, params, np.stack([tokens[0, 9:], tokens[1, 2:12]]), uneven.state)
+    assert_close(rest.hidden[0], whole.hidden[0, 9:], GROWN)
+    assert_close(rest.hidden[1], whole.hidden[1, 2:12], GROWN)
+
+
+def test_a_window_ends_what_a_token_sees():
+    """Guards against a window that is a token too long or too short, with segments, in the first block and later."""
+    config = vary(fam_length=0, num_segments=4, num_layers=1, layer_pattern=("local",), local_window=5)
+    seen = input_gradient(config, LENGTH)
+    assert seen[: LENGTH - 5].max() == 0
+    assert seen[LENGTH - 5 :].min() > 0
+    with_fam = input_gradient(vary(num_layers=1, layer_pattern=("local",), local_window=1), LENGTH)
+    assert with_fam[:BLOCK].min() > 0, "FAM is seen whatever the window"
 
 
 def test_restored_fam_keeps_its_residual():

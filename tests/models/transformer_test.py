@@ -41,6 +41,27 @@ GOLDEN = {
     "layers/mlp_norm/scale": ("float32", (2, 16), ("layers", "embed")),
 }
 PREFIX = {"layers/fam_prefix": ("float32", (2, 3, 16), ("layers", "fam", "embed"))}
+PRETRAINED = {
+    **{
+        f"layers/attention/{name}/bias": ("float32", (2, heads, 8), ("layers", axis, "head_dim"))
+        for name, heads, axis in (("query", 4, "heads"), ("key", 4, "kv_heads"), ("value", 4, "kv_heads"))
+    },
+    "layers/attention/out/bias": ("float32", (2, 16), ("layers", "embed")),
+    "layers/attention/key_norm/scale": ("float32", (2, 8), ("layers", "head_dim")),
+    "layers/attention/query_norm/scale": ("float32", (2, 8), ("layers", "head_dim")),
+    "layers/attention_post_norm/scale": ("float32", (2, 16), ("layers", "embed")),
+    "layers/mlp_post_norm/scale": ("float32", (2, 16), ("layers", "embed")),
+    "layers/mlp/down/bias": ("float32", (2, 16), ("layers", "embed")),
+    "layers/mlp/gate/bias": ("float32", (2, 24), ("layers", "mlp")),
+    "layers/mlp/up/bias": ("float32", (2, 24), ("layers", "mlp")),
+}
+ALL_PARTS = {
+    "attention_bias": True,
+    "attention_out_bias": True,
+    "mlp_bias": True,
+    "query_key_norm": True,
+    "post_norms": True,
+}
 OUTPUT = {"output/kernel": ("float32", (16, 13), ("embed", "vocab"))}
 
 
@@ -57,8 +78,9 @@ def without(names: dict[str, tuple], *left_out: str) -> dict[str, tuple]:
         ({"fam_length": 0}, without(GOLDEN, "fam_prompt")),
         ({"fam_start": "prefix"}, without(GOLDEN, "fam_prompt") | PREFIX),
         ({"tie_embeddings": False}, GOLDEN | OUTPUT),
+        (ALL_PARTS, GOLDEN | PRETRAINED),
     ],
-    ids=["fam", "bswa", "prefix", "separate_output"],
+    ids=["fam", "bswa", "prefix", "separate_output", "pretrained"],
 )
 def test_golden_parameters(changes, expected, dtype):
     """Guards against a parameter that moves, changes its shape or loses its axis names, in silence.
@@ -111,6 +133,16 @@ def test_fam_adds_exactly_its_prompt():
     bswa = dataclasses.replace(config, memory=dataclasses.replace(memory, fam_length=0))
     assert count(config) - count(bswa) == 64 * 1536
     assert count(bswa) == pytest.approx(1.2e9, rel=0.05)
+
+
+def test_optional_parts_start_at_nothing():
+    """Guards against biases, and (1 + w) norms, that are another function before they are trained."""
+    config = vary(**ALL_PARTS, unit_offset_norms=True)
+    params = nn.meta.unbox(jax.jit(functools.partial(init_params, Transformer(config)))(jax.random.key(0)))
+    started = [leaf for name, leaf in flatten_dict(params, sep="/").items() if name.endswith(("scale", "bias"))]
+    assert len(started) == 14
+    for leaf in started:
+        np.testing.assert_array_equal(leaf, 0.0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -76,6 +76,20 @@ def test_segments_that_do_not_exist_yet_do_not_count():
     assert forward_flops(plain, 1, 16).token_attention == 32 * 16 * 17 // 2
 
 
+def test_a_local_window_by_hand():
+    """Guards against windows that are not counted, that cut FAM, or that are those of every layer."""
+    config = dataclasses.replace(GROUPED, num_layers=3, layer_pattern=("local", "global"), local_window=5)
+    whole = forward_flops(dataclasses.replace(GROUPED, num_layers=1), 1, 10).token_attention
+    # FAM's 3 for every token; then 1 2 3 4, with a segment of 4 before: 5 5 5 5 and 5 5.
+    local = 10 * 3 + (1 + 2 + 3 + 4) + 4 * 5 + 2 * 5
+    assert forward_flops(config, 1, 10).token_attention == whole + 2 * 32 * local
+    square = forward_flops(GROUPED, 1, 10, causal_discount=False).token_attention
+    local = 10 * 3 + 4 * 4 + 4 * (4 + 4) + 2 * (4 + 2)
+    assert forward_flops(config, 1, 10, causal_discount=False).token_attention == square + 2 * 32 * local
+    wide = dataclasses.replace(config, local_window=100)
+    assert forward_flops(wide, 1, 10).token_attention == 3 * whole
+
+
 def test_a_text_shorter_than_a_block_is_not_written():
     """Guards against an update by a block that is not complete."""
     flops = forward_flops(GROUPED, 1, 3)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from famjax.errors import CheckpointError
+from famjax.models.config import RopeScaling
 from famjax.training import model_settings
 from train_states import MODEL
 
@@ -13,14 +14,19 @@ from train_states import MODEL
 def test_round_trip():
     """A setting that is lost, the memory's above all."""
     config = dataclasses.replace(MODEL, rope_base=500000.0, memory=dataclasses.replace(MODEL.memory, fam_length=3))
-    assert config != MODEL
-    assert model_settings.from_json(json.loads(json.dumps(model_settings.to_json(config))), "x") == config
+    nested = dataclasses.replace(
+        MODEL, rope_scaling=RopeScaling("llama3", 8.0), layer_pattern=("local", "global"), local_window=4
+    )
+    for changed in (config, nested):
+        assert changed != MODEL
+        assert model_settings.from_json(json.loads(json.dumps(model_settings.to_json(changed))), "x") == changed
 
 
 def test_an_older_checkpoint_lacks_a_setting():
     """A checkpoint that cannot be read any more because a setting was added."""
     values = model_settings.to_json(MODEL)
     del values["remat_policy"], values["memory"]["stop_gradient"]
+    del values["rope_scaling"], values["layer_pattern"], values["attention_bias"]
     assert model_settings.from_json(values, "x") == MODEL
 
 
@@ -40,3 +46,6 @@ def test_differences():
         "memory.block_size: checkpoint 8, this run 16",
         "mlp_activation: checkpoint 'silu', this run 'gelu'",
     ]
+    scaled = dataclasses.replace(MODEL, rope_scaling=RopeScaling("linear", 8.0))
+    assert "rope_scaling.factor: checkpoint None, this run 8.0" in model_settings.differences(MODEL, scaled)
+    assert "rope_scaling.factor: checkpoint 8.0, this run None" in model_settings.differences(scaled, MODEL)
