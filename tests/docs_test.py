@@ -17,6 +17,7 @@ from famjax.configuration.bindings import find_configurable
 from famjax.configuration.loading import load
 from famjax.configuration.registry import configurable_names
 from famjax.evaluation.scan.config import ScanJob
+from famjax.interop import huggingface
 from famjax.models.transformer import Transformer
 from famjax.training.config import TrainJob
 from famjax.training.program import abstract_batch, make_program
@@ -55,6 +56,9 @@ def test_commands_load(page, capsys, monkeypatch, tmp_path):
     outputs = []
     for command in blocks(page, "bash"):
         arguments = shlex.split(command.replace("\\\n", " ").replace("tokenizer.json", tokenizer))
+        if arguments[:3] == ["python", "-m", huggingface.__name__]:
+            huggingface.make_parser().parse_args(arguments[3:])
+            continue
         assert arguments[0] == "famjax", command
         if "--run_mode=scan" in arguments:  # its dry run looks for the checkpoints
             parsed = parse_arguments(arguments[1:], list(main.RUN_MODES))

@@ -1,0 +1,1 @@
+"""Models of other frameworks: pretrained checkpoints come in, finetuned ones go out."""

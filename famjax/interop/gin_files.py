@@ -1,0 +1,44 @@
+"""A model's settings as a gin file, to be included in a job like those of gin/models."""
+
+import dataclasses
+from typing import Any
+
+from famjax.models.config import RopeScaling, TransformerConfig
+
+_HEADER = """\
+# {source}, imported by famjax.interop.huggingface.
+# Required: MEMORY (a file of memory/).
+# Commonly overridden: DROPOUT_RATE, TransformerConfig.dtype, .remat_policy ('full' for long sequences).
+include 'models/base.gin'
+
+MODEL = @TransformerConfig()
+
+"""
+# models/base.gin sets them by macros.
+_BY_MACRO = ("memory", "dropout_rate")
+
+
+def model_file(config: TransformerConfig, source: str) -> str:
+    """The text of a gin file that sets every field that differs from its default.
+
+    Args:
+      config: the model; its memory is left to the job.
+      source: where the model is from, for the header.
+    """
+    lines, scaling = [], []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _BY_MACRO or value == field.default:
+            continue
+        if isinstance(value, RopeScaling):
+            scaling = _fields_of(value)
+            value = "@RopeScaling()"
+            lines.append(f"TransformerConfig.{field.name} = {value}")
+        else:
+            lines.append(f"TransformerConfig.{field.name} = {value!r}")
+    return _HEADER.format(source=source) + "\n".join(lines + scaling) + "\n"
+
+
+def _fields_of(settings: Any) -> list[str]:
+    name = type(settings).__name__
+    return [f"{name}.{field.name} = {getattr(settings, field.name)!r}" for field in dataclasses.fields(settings)]

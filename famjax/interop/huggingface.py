@@ -1,0 +1,168 @@
+"""Checkpoints from and to the Hugging Face format: the command line (docs/interop.md).
+
+python -m famjax.interop.huggingface import --source=FOLDER --output=FOLDER
+python -m famjax.interop.huggingface export --checkpoint=MODEL_DIR --output=FOLDER
+python -m famjax.interop.huggingface verify --source=FOLDER --checkpoint=MODEL_DIR
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from famjax.errors import DataError, FamjaxError
+from famjax.interop.exporting import export_checkpoint
+from famjax.interop.families import FAMILIES
+from famjax.interop.importing import MODEL_FILE, import_checkpoint
+from famjax.interop.verifying import tokens_of, verify
+from famjax.models.config import MemoryConfig
+from famjax.training.restore import read_model_config
+
+_SECONDS_BETWEEN_LINES = 5.0
+_GIGABYTE = 1e9
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does what the arguments say and returns the exit code; a user's mistake is told in a line, without a traceback.
+
+    Args:
+      arguments: the command line after the module's name.
+    """
+    flags = make_parser().parse_args(arguments)
+    try:
+        flags.command(flags)
+    except FamjaxError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _import(flags: argparse.Namespace) -> None:
+    memory = MemoryConfig(block_size=flags.block_size, num_segments=flags.num_segments, fam_length=0)
+    made = import_checkpoint(flags.source, flags.output, memory, _ProgressLines())
+    size = made.num_bytes / _GIGABYTE
+    ignored = f", not needed: {', '.join(made.ignored)}" if made.ignored else ""
+    sys.stdout.write(
+        f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
+        f"{ignored}.\nTo train: --gin_file={flags.output / MODEL_FILE} "
+        f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" (runs/finetune.gin).\n"
+    )
+
+
+def _export(flags: argparse.Namespace) -> None:
+    made = export_checkpoint(
+        flags.checkpoint,
+        flags.output,
+        family=flags.family,
+        like=flags.like,
+        dtype=flags.dtype,
+        shard_bytes=round(flags.shard_gigabytes * _GIGABYTE),
+    )
+    fam = ", FAM in a file of its own" if made.has_fam else ""
+    folded = f", the logits' factor {made.folded:.6g} in the last norm" if made.folded != 1.0 else ""
+    count = f"{made.num_tensors} tensors in {len(made.files)} files"
+    sys.stdout.write(f"{flags.output}: {count}, family {made.family.name}{fam}{folded}.\n")
+
+
+def _verify(flags: argparse.Namespace) -> None:
+    if flags.text_file is None:
+        vocab_size = read_model_config(flags.checkpoint, setting="--checkpoint").vocab_size
+        tokens = np.random.default_rng(0).integers(0, vocab_size, flags.length).tolist()
+        text = f"{flags.length} random tokens"
+    else:
+        try:
+            tokens = tokens_of(flags.source, flags.text_file.read_text(encoding="utf-8"), flags.length)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{flags.text_file} cannot be read: {error}.") from error
+        text = f"{len(tokens)} tokens of {flags.text_file}"
+    report = verify(
+        flags.source,
+        flags.checkpoint,
+        tokens,
+        block_size=flags.block_size,
+        num_segments=flags.num_segments,
+        fam_length=flags.fam_length,
+    )
+    sys.stdout.write(f"Logits in float32 on {text}:\n" + "".join(f"  {line}\n" for line in report))
+
+
+class _ProgressLines:
+    """Prints a line now and then, on the standard error."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = done / (now - self._began)
+        sys.stderr.write(
+            f"{done / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB ({done / total:.0%}), {rate / _GIGABYTE:.2f} GB/s, "
+            f"eta {(total - done) / rate:.0f} s\n"
+        )
+
+
+def positive_int(text: str) -> int:
+    """A flag's whole number from 1 on; ValueError, which argparse tells by this function's name."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m famjax.interop.huggingface",
+        description="Checkpoints from and to the Hugging Face format.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="import|export|verify")
+    known = ", ".join(family.name for family in FAMILIES)
+
+    importing = commands.add_parser("import", help=f"a folder of safetensors to a checkpoint; families: {known}")
+    importing.add_argument("--source", type=Path, required=True, help="folder with config.json and safetensors")
+    importing.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and model.gin")
+    importing.add_argument(
+        "--block_size",
+        type=positive_int,
+        default=1024,
+        help="C of the memory that it is read with where a job sets none",
+    )
+    importing.add_argument("--num_segments", type=int, default=3, help="M likewise; default: 3")
+    importing.set_defaults(command=_import)
+
+    exporting = commands.add_parser("export", help="a checkpoint to a folder that transformers loads")
+    exporting.add_argument("--checkpoint", required=True, help="MODEL_DIR or one checkpoint in it")
+    exporting.add_argument("--output", type=Path, required=True, help="folder for config.json and safetensors")
+    exporting.add_argument("--family", help=f"as which to write it: {known}; default: the first that can express it")
+    exporting.add_argument(
+        "--like", type=Path, help="the folder it was imported from, for tokenizer and special tokens"
+    )
+    exporting.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the checkpoint's")
+    exporting.add_argument(
+        "--shard_gigabytes", type=float, default=5.0, help="of a file of tensors at most; default: 5"
+    )
+    exporting.set_defaults(command=_export)
+
+    verifying = commands.add_parser("verify", help="an import against transformers' own model, and FAM's step 0")
+    verifying.add_argument("--source", type=Path, required=True, help="the folder that was imported")
+    verifying.add_argument("--checkpoint", required=True, help="what it was imported to")
+    verifying.add_argument("--text_file", type=Path, help="text to read; default: random tokens")
+    verifying.add_argument("--length", type=positive_int, default=512, help="tokens of it at most; default: 512")
+    verifying.add_argument("--block_size", type=positive_int, help="C; default: the checkpoint's")
+    verifying.add_argument("--num_segments", type=int, help="M; default: the checkpoint's")
+    verifying.add_argument(
+        "--fam_length", type=positive_int, default=64, help="F, of a checkpoint without FAM; default: 64"
+    )
+    verifying.set_defaults(command=_verify)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""The command line: what it prints, and mistakes told in a line with an exit code."""
+
+import importlib.util
+
+import pytest
+from hf_models import FIXTURES
+from safetensors.numpy import load_file
+
+from famjax.interop import huggingface
+
+
+def test_import_and_export(tmp_path, capsys):
+    """Guards against flags that do not arrive, and a next step that is not told."""
+    source, output, back = FIXTURES / "llama", tmp_path / "out", tmp_path / "back"
+    assert huggingface.main(["import", f"--source={source}", f"--output={output}", "--block_size=16"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{output}/checkpoint_0: 21 tensors" in printed
+    assert "family llama" in printed
+    assert f"--gin_file={output}/model.gin --gin.INITIAL_CHECKPOINT_PATH=\"'{output}'\"" in printed
+    flags = [f"--checkpoint={output}", f"--output={back}", "--shard_gigabytes=0.00001", "--family=llama"]
+    assert huggingface.main(["export", *flags]) == 0
+    assert "21 tensors in " in capsys.readouterr().out
+    files = sorted(path.name for path in back.glob("*.safetensors"))
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert sum(len(load_file(back / file)) for file in files) == 21
+
+
+def test_mistakes_are_told_in_a_line(tmp_path, capsys, monkeypatch):
+    """Guards against tracebacks, and against exit codes that a script cannot tell apart."""
+    assert huggingface.main(["import", f"--source={tmp_path}", f"--output={tmp_path / 'out'}"]) == 4
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/config.json cannot be read: No such file or directory. It is empty.\n"
+    )
+    flags = ["--block_size=0"], ["--num_segments=x"], ["--sauce=here"], ["--num_segments=-1"]
+    for wrong in flags:
+        try:
+            code = huggingface.main(["import", f"--source={tmp_path}", f"--output={tmp_path / 'out'}", *wrong])
+        except SystemExit as error:
+            code = error.code
+        assert code == 2, wrong
+        assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert huggingface.main(["import", f"--source={FIXTURES / 'qwen3'}", f"--output={tmp_path / 'out'}"]) == 0
+    flags = [f"--source={FIXTURES / 'qwen3'}", f"--checkpoint={tmp_path / 'out'}"]
+    assert huggingface.main(["verify", *flags]) == 2
+    assert "needs torch and transformers, which is not installed; pip install torch" in capsys.readouterr().err
+
+
+def test_help_names_the_families(capsys):
+    """Guards against a family that nobody finds."""
+    with pytest.raises(SystemExit) as stop:
+        huggingface.main(["--help"])
+    assert stop.value.code == 0
+    assert "gemma3" in capsys.readouterr().out

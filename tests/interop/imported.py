@@ -1,0 +1,62 @@
+"""Fixtures imported, and logits of what was imported."""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hf_models import EXPECTED, FIXTURES, LENGTH
+from safetensors.numpy import load_file
+
+from famjax.interop.importing import Imported, import_checkpoint
+from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.transformer import Transformer, initial_state, logits, read
+from famjax.pods.config import MeshConfig
+from famjax.pods.mesh import make_mesh
+from famjax.training.program import abstract_params
+from famjax.training.restore import load_params, read_model_config
+
+BLOCK = 8
+FULL = MemoryConfig(block_size=BLOCK, num_segments=-(-LENGTH // BLOCK), fam_length=0)
+
+
+def copy_of(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """A fixture's model, to be damaged."""
+    copied = folder / name
+    shutil.copytree(FIXTURES / name, copied)
+    (copied / EXPECTED).unlink()
+    return copied
+
+
+def expected_of(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, T] and transformers' logits [B, T, V] of a fixture."""
+    arrays = load_file(FIXTURES / name / EXPECTED)
+    return arrays["tokens"].astype(np.int32), arrays["logits"]
+
+
+def import_fixture(name: str, folder: pathlib.Path, memory: MemoryConfig = FULL) -> Imported:
+    """A fixture's checkpoint, in folder / name."""
+    return import_checkpoint(FIXTURES / name, folder / name, memory)
+
+
+def params_in(folder: pathlib.Path, mesh: MeshConfig | None = None) -> tuple[TransformerConfig, Any]:
+    """The model of a checkpoint, with float32 activations, and its parameters."""
+    config, mesh = read_model_config(folder), mesh or MeshConfig(num_devices=1)
+    params = load_params(folder, abstract_params(config, make_mesh(mesh), mesh)[0])
+    return dataclasses.replace(config, dtype="float32"), params
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(config: TransformerConfig, params: Any, tokens: jax.Array) -> jax.Array:
+    model = Transformer(config)
+    state = initial_state(model, params, tokens.shape[0], with_cache=False)
+    return logits(model, params, read(model, params, tokens, state).hidden)
+
+
+def logits_of(config: TransformerConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+    """famjax's logits [B, T, V] of texts read from the start."""
+    return np.asarray(_logits(config, params, jnp.asarray(tokens)))
