@@ -96,7 +96,7 @@ def _start(
     state = program.init()
     if job.restore.path is None:
         return state, None, None
-    start = initialize_from(job.restore, state.params, state.opt_state, display.warn)
+    start = initialize_from(job.restore, state.params, state.opt_state, display.warn, job.model)
     if start.step >= job.total_steps:
         raise ConfigError(
             f"RestoreConfig.step continues at step {start.step} of {job.restore.path}, which is not before "

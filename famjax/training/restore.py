@@ -37,6 +37,8 @@ class RestoreReport:
       initialised: paths of this run's parameters that keep their initial values.
       left: paths of the checkpoint's parameters that this run does not use.
       kept: what else was taken: "optimizer", "step".
+      different: settings of the model that differ, but for its memory and its dtype, which a new run is free to choose:
+        parameters that fit another function (another RoPE base, a norm's epsilon) are taken, and this says so.
     """
 
     path: str
@@ -45,6 +47,7 @@ class RestoreReport:
     initialised: tuple[str, ...]
     left: tuple[str, ...]
     kept: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         fresh = [name for name in ("optimizer", "step") if name not in self.kept]
@@ -53,6 +56,8 @@ class RestoreReport:
             names = getattr(self, title)
             lines.append(f"  {title} ({len(names)}): {', '.join(names) or 'none'}")
         lines.append(f"  kept: {', '.join(self.kept) or 'nothing else'}; fresh: {', '.join(fresh) or 'nothing else'}")
+        if self.different:
+            lines.append(f"  this run's model is another one: {'; '.join(self.different)}")
         return "\n".join(lines)
 
 
@@ -74,7 +79,11 @@ class Initialized:
 
 
 def initialize_from(
-    config: RestoreConfig, params: Tree, opt_state: Tree, report: Report = logging.warning
+    config: RestoreConfig,
+    params: Tree,
+    opt_state: Tree,
+    report: Report = logging.warning,
+    model: TransformerConfig | None = None,
 ) -> Initialized:
     """Replaces parameters (and the optimizer's state and the step, as `config` says) by those of a checkpoint.
 
@@ -85,6 +94,7 @@ def initialize_from(
       params: this run's initial parameters, unboxed.
       opt_state: this run's fresh optimizer state.
       report: called with one line for each damaged checkpoint that is passed over.
+      model: this run's, to be compared with the checkpoint's; None: it is not compared.
 
     Raises:
       CheckpointError: there is no checkpoint, all are damaged, or a parameter's (or the optimizer's) shape differs.
@@ -99,6 +109,8 @@ def initialize_from(
     named, is_chosen = _flat(params), _flat(selected)
     taken = {path: leaf for path, leaf in named.items() if is_chosen[path] and f"{_PARAMS}/{path}" in stored}
     parts = _parts(folder, config, stored, list(named), list(taken))
+    if model is not None:
+        parts = dataclasses.replace(parts, different=_different_settings(folder, model))
     _require_useful(config, parts)
     _require_shapes(folder, stored, {f"{_PARAMS}/{path}": leaf for path, leaf in taken.items()})
     arrays = _read(folder, {_PARAMS: _nested(taken)})
@@ -187,6 +199,17 @@ def _parts(
         left=tuple(path for path in there if path not in taken),
         kept=tuple(name for name, is_kept in (("optimizer", config.optimizer), ("step", config.step)) if is_kept),
     )
+
+
+def _different_settings(folder: files.StepFolder, model: TransformerConfig) -> tuple[str, ...]:
+    """Settings that change what the parameters compute; see `RestoreReport.different`."""
+    saved = dataclasses.replace(
+        read_model_config(folder),
+        memory=model.memory,
+        dtype=model.dtype,
+        residual_init_scale=model.residual_init_scale,  # Of initial values only.
+    )
+    return tuple(model_settings.differences(saved, model))
 
 
 def _require_useful(config: RestoreConfig, parts: RestoreReport) -> None:

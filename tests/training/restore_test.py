@@ -94,6 +94,18 @@ def test_parameters_that_only_one_of_the_two_has(model_dir, fresh):
     assert "fresh: optimizer, step" in text
 
 
+def test_another_function_is_told(model_dir, fresh):
+    """Guards against a model file that is not the checkpoint's: its parameters fit, and it computes something else."""
+    memory = dataclasses.replace(MODEL.memory, block_size=2 * MODEL.memory.block_size)
+    run = dataclasses.replace(MODEL, rope_base=500.0, memory=memory, dtype="bfloat16", residual_init_scale=0.5)
+    start = initialize_from(RestoreConfig(path=str(model_dir)), *fresh, model=run)
+    assert start.report.different == ("rope_base: checkpoint 10000.0, this run 500.0",)
+    assert "this run's model is another one: rope_base: checkpoint 10000.0" in str(start.report)
+    same = initialize_from(RestoreConfig(path=str(model_dir)), *fresh, model=MODEL)
+    assert same.report.different == ()
+    assert "another one" not in str(same.report)
+
+
 def test_optimizer_and_step_kept(model_dir, fresh):
     """Moments or the step left fresh though the setting says to keep them."""
     start = _initialize(model_dir, fresh, optimizer=True, step=True)
