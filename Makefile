@@ -1,6 +1,7 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
 #   make demo     trains FAM and BSWA on this machine, scans what each remembers, and writes a report
 #   make test     the fast tests
+#   make parity   installs torch (for the CPU) and transformers, and compares pretrained families with them
 #   make lint     format, lint and types, as CI runs them
 #   make wheel    dist/famjax-*.whl
 #   make lock     writes requirements.lock anew from setup.cfg
@@ -10,10 +11,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 TEST_WORKERS ?= 2
+# Chosen apart from the lock file: a version of torch whose wheel is the one for the CPU.
+PARITY_PACKAGES ?= torch==2.13.0 transformers
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow lint wheel lock clean
+.PHONY: help demo test slow parity lint wheel lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +37,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m slow
+
+parity: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PARITY_PACKAGES)
+	$(BIN)/python -m pytest tests/interop/transformers_test.py
 
 lint: $(READY)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -5,7 +5,11 @@ itself saves whole arrays only.
 """
 
 import collections
+import concurrent.futures
+import itertools
 import json
+import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,60 +23,104 @@ Array = NDArray[Any]
 
 # Of one chunk of an array, which is one file; devices and hosts read those that they need.
 _CHUNK_BYTES = 64 << 20
+_WRITERS = 4
+_CHUNKS_UNDER_WAY = 8
 _METADATA_FILE = "_METADATA"
 _DICT_KEY = 2  # orbax's number for a key of a dict.
 
 
 class ArrayWriter:
-    """Writes arrays into a new folder, in parts that may come in any order."""
+    """Writes arrays into a new folder, in parts that may come in any order: whole arrays, or layers of stacked ones.
 
-    def __init__(self, folder: Path, arrays: Mapping[str, jax.ShapeDtypeStruct], bytes_in_flight: int) -> None:
+    A chunk is a file of its numbers, not compressed (weights hardly are), so that a part is written as it lies in
+    memory.
+
+    Attributes:
+      checksums: [bytes, CRC-32] of each chunk's file, by its name below the folder; complete after `finish`.
+    """
+
+    def __init__(self, folder: Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         """Makes the arrays.
 
         Args:
           folder: of the arrays; made here.
           arrays: shape and dtype of each by its path ("params/layers/mlp/up/kernel").
-          bytes_in_flight: parts that are being written may take so much memory, or be one part.
         """
         folder.mkdir(parents=True)
-        self._folder, self._limit = folder, bytes_in_flight
-        self._under_way: collections.deque[tuple[Any, int]] = collections.deque()
-        self._bytes = 0
-        self._stores = {path: _create(folder, path, array) for path, array in arrays.items()}
+        self._folder, self._arrays = folder, dict(arrays)
+        self._pool = concurrent.futures.ThreadPoolExecutor(_WRITERS)
+        self._under_way: collections.deque[concurrent.futures.Future[tuple[str, list[int]]]] = collections.deque()
+        self.checksums: dict[str, list[int]] = {}
+        for path, array in arrays.items():
+            _create(folder, path, array)
         (folder / _METADATA_FILE).write_text(json.dumps(_metadata(arrays)))
 
-    def write(self, path: str, part: tuple[slice | int, ...], values: Array) -> None:
+    def write(self, path: str, layer: int | None, values: Array) -> None:
         """Starts to write a part; `values` must not change any more.
 
         Args:
           path: of the array.
-          part: where in the array, by its first dimensions.
-          values: of the part's shape.
+          layer: which part of a stacked array; None: all of an array.
+          values: of the part, in the array's dtype.
+
+        Raises:
+          OSError: a part before could not be written.
         """
-        while self._under_way and self._bytes + values.nbytes > self._limit:
-            self._wait_for_one()
-        future = self._stores[path][part].write(values, can_reference_source_data_indefinitely=True)
-        self._under_way.append((future, values.nbytes))
-        self._bytes += values.nbytes
+        array = self._arrays[path]
+        chunk = chunk_shape(path, array.shape, np.dtype(array.dtype).itemsize)
+        whole = values if layer is None else values[None]
+        for index in itertools.product(
+            *(range(-(-size // step)) for size, step in zip(whole.shape, chunk, strict=True))
+        ):
+            block = np.asarray(
+                whole[tuple(slice(i * step, (i + 1) * step) for i, step in zip(index, chunk, strict=True))]
+            )
+            place = index if layer is None else (layer, *index[1:])
+            name = f"{_name(path)}/{'.'.join(map(str, place)) or '0'}"
+            while len(self._under_way) >= _CHUNKS_UNDER_WAY:
+                self._wait_for_one()
+            self._under_way.append(self._pool.submit(_write_chunk, self._folder, name, block, chunk, _order(path)))
 
     def finish(self) -> None:
-        """Returns when everything is written."""
+        """Returns when everything is written; OSError where something could not be."""
         while self._under_way:
             self._wait_for_one()
+        self._pool.shutdown()
 
     def _wait_for_one(self) -> None:
-        future, size = self._under_way.popleft()
-        future.result()
-        self._bytes -= size
+        name, checksum = self._under_way.popleft().result()
+        self.checksums[name] = checksum
 
 
 def chunk_shape(path: str, shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """The chunks of an array: of one layer each, where it is stacked, and halved along the longest side while large."""
-    chunk = [1, *shape[1:]] if "/layers/" in path else list(shape)
-    while int(np.prod(chunk)) * itemsize > _CHUNK_BYTES and max(chunk) > 1:
-        longest = chunk.index(max(chunk))
-        chunk[longest] = -(-chunk[longest] // 2)
+    """The chunks of an array: of one layer where it is stacked, and cut where their numbers lie farthest apart."""
+    stacked = "/layers/" in path
+    chunk = [1, *shape[1:]] if stacked else list(shape)
+    if chunk:
+        axis = -1 if _order(path) == "F" else int(stacked)
+        while math.prod(chunk) * itemsize > _CHUNK_BYTES and chunk[axis] > 1:
+            chunk[axis] = -(-chunk[axis] // 2)
     return tuple(chunk)
+
+
+def _order(path: str) -> str:
+    """A kernel comes as the transpose of what lies in its file: stored so, it is copied, and not turned."""
+    return "F" if path.endswith("/kernel") else "C"
+
+
+def _name(path: str) -> str:
+    """The folder of an array."""
+    return path.replace("/", ".")
+
+
+def _write_chunk(folder: Path, name: str, block: Array, chunk: tuple[int, ...], order: str) -> tuple[str, list[int]]:
+    if block.shape != chunk:  # The last chunk of an array is as large as the others.
+        block = np.pad(block, [(0, step - size) for size, step in zip(block.shape, chunk, strict=True)])
+    lying = np.ascontiguousarray(block.T if order == "F" else block)
+    values = lying.reshape(-1).view(np.uint8).data
+    with (folder / name).open("wb") as file:
+        file.write(values)
+    return name, [values.nbytes, zlib.crc32(values)]
 
 
 def open_array(folder: Path, path: str) -> Any:
@@ -83,7 +131,7 @@ def open_array(folder: Path, path: str) -> Any:
       path: of the array ("params/embedding/table").
     """
     metadata = json.loads((folder / _METADATA_FILE).read_text())
-    name = path.replace("/", ".") + "/"
+    name = f"{_name(path)}/"
     if metadata.get("use_ocdbt"):
         kvstore: dict[str, Any] = {"driver": "ocdbt", "base": f"file://{folder}/", "path": name}
     else:
@@ -92,16 +140,18 @@ def open_array(folder: Path, path: str) -> Any:
     return ts.open({"driver": driver, "kvstore": kvstore}, open=True, read=True).result()
 
 
-def _create(folder: Path, path: str, array: jax.ShapeDtypeStruct) -> Any:
+def _create(folder: Path, path: str, array: jax.ShapeDtypeStruct) -> None:
     dtype = np.dtype(array.dtype)
     spec = {
         "driver": "zarr",
-        "kvstore": {"driver": "file", "path": f"{folder}/{path.replace('/', '.')}/"},
-        "metadata": {"compressor": None, "chunks": list(chunk_shape(path, array.shape, dtype.itemsize))},
-        # orbax takes a chunk that is not there for a loss, not for zeros.
-        "store_data_equal_to_fill_value": True,
+        "kvstore": {"driver": "file", "path": f"{folder}/{_name(path)}/"},
+        "metadata": {
+            "compressor": None,
+            "chunks": list(chunk_shape(path, array.shape, dtype.itemsize)),
+            "order": _order(path),
+        },
     }
-    return ts.open(spec, create=True, dtype=ts.dtype(dtype.name), shape=array.shape).result()
+    ts.open(spec, create=True, dtype=ts.dtype(dtype.name), shape=array.shape).result()
 
 
 def _metadata(arrays: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:

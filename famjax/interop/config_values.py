@@ -4,11 +4,11 @@ What would change the numbers and is not implemented is refused by name.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.interop.families import FAMILIES, Family, HfConfig, has_window
-from famjax.models.config import LayerKind, MemoryConfig, RopeScaling, TransformerConfig
+from famjax.models.config import LayerKind, MemoryConfig, RopeScaling, RopeScalingKind, TransformerConfig
 
 # The key in config.json, the setting, and both ways between their values where these differ.
 _PLAIN = {
@@ -143,7 +143,7 @@ def _read_activation(family: Family, hf: HfConfig, where: str) -> str:
 
 
 def _read_biases(family: Family, hf: HfConfig) -> dict[str, bool]:
-    settings = {}
+    settings: dict[str, bool] = {}
     if "attention_bias" in family.optional_biases and hf.get("attention_bias"):
         settings |= {"attention_bias": True, "attention_out_bias": True}
     if "mlp_bias" in family.optional_biases and hf.get("mlp_bias"):
@@ -190,22 +190,19 @@ def _shortest_period(is_local: Sequence[bool]) -> tuple[LayerKind, ...]:
 
 def _read_rope(family: Family, hf: HfConfig, has_local: bool, where: str) -> dict[str, Any]:
     """The settings of RoPE, from "rope_parameters" (transformers 5) or from "rope_theta" and "rope_scaling"."""
-    parameters = hf.get("rope_parameters")
+    parameters, local_base = hf.get("rope_parameters"), hf.get("rope_local_base_freq")
     if parameters is None:
         parameters = {**(hf["rope_scaling"] or {}), "rope_theta": hf["rope_theta"]}
-        local_base = hf.get("rope_local_base_freq")
     elif "full_attention" in parameters:
         local = parameters.get("sliding_attention") or {}
         if _rope_type(local) != "default":
             raise _unsupported(where, "rope_parameters", local, "known for sliding_attention: default")
-        parameters, local_base = parameters["full_attention"], local.get("rope_theta", hf.get("rope_local_base_freq"))
-    else:
-        local_base = hf.get("rope_local_base_freq")
-    settings = {
-        "rope_base": float(parameters.get("rope_theta", hf["rope_theta"])),
+        parameters, local_base = parameters["full_attention"], local.get("rope_theta", local_base)
+    settings: dict[str, Any] = {
+        "rope_base": float(parameters.get("rope_theta") or hf["rope_theta"]),
         "rope_scaling": _read_rope_scaling(parameters, where),
     }
-    if family.local_rope and has_local:
+    if family.local_rope and has_local and local_base is not None:
         settings["local_rope_base"] = float(local_base)
     return settings
 
@@ -216,20 +213,25 @@ def _read_rope_scaling(parameters: Mapping[str, Any], where: str) -> RopeScaling
         raise _unsupported(where, "partial_rotary_factor", parameters["partial_rotary_factor"])
     if kind == "default":
         return None
-    if kind not in ("linear", "llama3"):
-        raise _unsupported(where, "RoPE scaling", kind, "known: default, linear, llama3")
-    keys = {"factor": "factor", **(_LLAMA3_KEYS if kind == "llama3" else {})}
+    if kind not in get_args(RopeScalingKind):
+        known = ", ".join(("default", *get_args(RopeScalingKind)))
+        raise _unsupported(where, "RoPE scaling", kind, f"known: {known}")
+    keys = _scaling_keys(kind)
     if missing := [key for key in keys if key not in parameters]:
         raise CheckpointError(f"{where}: its RoPE scaling {kind!r} lacks {', '.join(missing)}.")
-    return RopeScaling(kind, **{ours: parameters[theirs] for theirs, ours in keys.items()})
+    return RopeScaling(**{"kind": kind, **{ours: parameters[theirs] for theirs, ours in keys.items()}})
+
+
+def _scaling_keys(kind: str) -> dict[str, str]:
+    """The keys of a RoPE scaling, with the fields that they set."""
+    return {"factor": "factor", **(_LLAMA3_KEYS if kind == "llama3" else {})}
 
 
 def _write_rope(family: Family, config: TransformerConfig) -> dict[str, Any]:
     """In the form that transformers 4 and 5 both read."""
     hf: dict[str, Any] = {"rope_theta": config.rope_base, "rope_scaling": None}
     if scaling := config.rope_scaling:
-        keys = {"factor": "factor", **(_LLAMA3_KEYS if scaling.kind == "llama3" else {})}
-        values = {theirs: getattr(scaling, ours) for theirs, ours in keys.items()}
+        values = {theirs: getattr(scaling, ours) for theirs, ours in _scaling_keys(scaling.kind).items()}
         hf["rope_scaling"] = {"rope_type": scaling.kind, **values}
     if family.local_rope:
         hf["rope_local_base_freq"] = config.local_rope_base or config.rope_base

@@ -17,10 +17,9 @@ from famjax.interop.array_store import open_array
 from famjax.interop.config_values import find_family, write_settings
 from famjax.interop.families import FAMILIES, Family
 from famjax.interop.importing import copy_tokenizer
-from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, slots_of
+from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorWriter, read_json, save_tensors
 from famjax.models.config import TransformerConfig
-from famjax.models.transformer import parameter_shapes
 from famjax.training import checkpoint_files as files
 from famjax.training.restore import find_checkpoint, read_model_config
 
@@ -179,7 +178,7 @@ def _prepare(output: Path) -> None:
 
 def _write_fam(read_parameter: ReadParameter, config: TransformerConfig, output: Path) -> bool:
     """FAM's own parameters, with the memory that they belong to."""
-    own = [path for path in parameter_shapes(config) if path in FAM_PARAMETERS]
+    own = [path for path in shapes_of(config) if path in FAM_PARAMETERS]
     arrays: Mapping[str, Array] = {path: np.ascontiguousarray(read_parameter(path, None)) for path in own}
     if arrays:
         save_tensors(output / FAM_FILE, arrays, {"memory": json.dumps(dataclasses.asdict(config.memory))})

@@ -23,14 +23,13 @@ from etils import epath
 from numpy.typing import NDArray
 
 from famjax.errors import CheckpointError
-from famjax.interop.array_store import ArrayWriter, chunk_shape
+from famjax.interop.array_store import ArrayWriter
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
 from famjax.interop.gin_files import model_file
-from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, Slot, slots_of
+from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, Slot, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
 from famjax.models.config import MemoryConfig, TransformerConfig
-from famjax.models.transformer import parameter_shapes
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
 
@@ -47,8 +46,6 @@ TOKENIZER_FILES = (
 )
 
 _STEP = "step"
-# Parts that may be under way to the disk at one time: enough to keep it busy.
-_BYTES_IN_FLIGHT = 128 << 20
 _TEMPORARY = "checkpoint_0.orbax-checkpoint-tmp"
 # Tables that older checkpoints store and that follow from config.json.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -103,18 +100,18 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     ignored = _check_tensors(source, config, tensors, slots)
     dtypes = _dtypes(tensors, slots)
     arrays = {_STEP: jax.ShapeDtypeStruct((), np.int32)}
-    for path, array in parameter_shapes(config).items():
+    for path, array in shapes_of(config).items():
         arrays[f"{PARAMS}/{path}"] = jax.ShapeDtypeStruct(array.shape, dtypes.get(path, array.dtype))
     temporary = _prepare_output(output)
-    writer = ArrayWriter(temporary / files.STATE, arrays, _BYTES_IN_FLIGHT)
-    writer.write(_STEP, (), np.zeros((), np.int32))
-    for path, values in ({} if fam is None else fam.arrays).items():
-        writer.write(f"{PARAMS}/{path}", (slice(None),), values)
-    num_bytes = _copy(tensors, slots, arrays, writer, progress)
-    writer.finish()
+    try:
+        writer = ArrayWriter(temporary / files.STATE, arrays)
+        num_bytes = _write_state(writer, tensors, slots, arrays, fam, progress)
+    except OSError as error:
+        raise CheckpointError(f"{temporary} could not be written: {error.strerror or error}.") from error
     _write_item(temporary, files.MODEL, model_settings.to_json(config))
     _write_item(temporary, files.DATA_STATE, {"imported_from": str(source.absolute()), "family": family.name})
-    files.seal(epath.Path(output.absolute()), 0)
+    checksums = {f"{files.STATE}/{name}": checksum for name, checksum in writer.checksums.items()}
+    files.seal(epath.Path(output.absolute()), 0, checksums)
     checkpoint = output / f"{files.PREFIX}_0"
     temporary.rename(checkpoint)
     (output / MODEL_FILE).write_text(model_file(config, str(source)))
@@ -177,14 +174,9 @@ def _check_tensors(
 def _require_tied(source: Path, tensors: Mapping[str, TensorInfo], slots: Mapping[str, Slot]) -> None:
     """A tied model that stores its output matrix as well: it must be the embedding table."""
     table = next(name for name, slot in slots.items() if slot.path == _TABLE)
-    rows, width = tensors[table].shape
-    step = max(1, _BYTES_IN_FLIGHT // (4 * width))
-    with open_file(tensors[table].file) as first, open_file(tensors[_OUTPUT].file) as second:
-        ours, theirs = first.get_slice(table), second.get_slice(_OUTPUT)
-        same = tensors[_OUTPUT].shape == (rows, width) and all(
-            np.array_equal(ours[begin : min(begin + step, rows)], theirs[begin : min(begin + step, rows)])
-            for begin in range(0, rows, step)
-        )
+    same = tensors[_OUTPUT].shape == tensors[table].shape and all(
+        np.array_equal(ours, theirs) for ours, theirs in zip(tensors[table].map(), tensors[_OUTPUT].map(), strict=True)
+    )
     if not same:
         raise CheckpointError(
             f"{source}: {CONFIG_FILE} says tie_word_embeddings, and {_OUTPUT} is not {table}; if the model was trained "
@@ -200,6 +192,26 @@ def _dtypes(tensors: Mapping[str, TensorInfo], slots: Mapping[str, Slot]) -> dic
     return {path: np.dtype(names.pop() if len(names) == 1 else "float32") for path, names in found.items()}
 
 
+def _write_state(
+    writer: ArrayWriter,
+    tensors: Mapping[str, TensorInfo],
+    slots: Mapping[str, Slot],
+    arrays: Mapping[str, jax.ShapeDtypeStruct],
+    fam: _Fam | None,
+    progress: Progress | None,
+) -> int:
+    """Writes the parameters and a step of 0; returns the tensors' bytes."""
+    writer.write(_STEP, None, np.zeros((), np.int32))
+    num_bytes = _copy(tensors, slots, arrays, writer, progress)
+    if fam is not None:
+        for path, values in fam.arrays.items():
+            layers = [(None, values)] if not path.startswith("layers/") else list(enumerate(values))
+            for layer, part in layers:
+                writer.write(f"{PARAMS}/{path}", layer, part)
+    writer.finish()
+    return num_bytes
+
+
 def _copy(
     tensors: Mapping[str, TensorInfo],
     slots: Mapping[str, Slot],
@@ -208,32 +220,18 @@ def _copy(
     progress: Progress | None,
 ) -> int:
     """Copies every tensor, file by file as they lie there; returns their bytes."""
-    total = sum(_num_bytes(tensors[name]) for name in slots)
+    total = sum(tensors[name].num_bytes for name in slots)
     done = 0
-    for path in dict.fromkeys(info.file for info in tensors.values()):
-        with open_file(path) as file:
-            for name, info in tensors.items():
-                if info.file == path and name in slots:
-                    slot = slots[name]
-                    _copy_tensor(file, name, slot, arrays[f"{PARAMS}/{slot.path}"], writer)
-                    done += _num_bytes(info)
-                    if progress is not None:
-                        progress(done, total)
+    for name, info in tensors.items():
+        if name in slots:
+            slot = slots[name]
+            path = f"{PARAMS}/{slot.path}"
+            values = slot.to_parameter(info.map()).astype(arrays[path].dtype, copy=False)
+            writer.write(path, slot.layer, values)
+            done += info.num_bytes
+            if progress is not None:
+                progress(done, total)
     return total
-
-
-def _copy_tensor(file: Any, name: str, slot: Slot, array: jax.ShapeDtypeStruct, writer: ArrayWriter) -> None:
-    path, axis = f"{PARAMS}/{slot.path}", slot.vocab_axis
-    if axis is None:
-        values = slot.to_parameter(file.get_tensor(name)).astype(array.dtype, copy=False)
-        writer.write(path, (slice(None),) if slot.layer is None else (slot.layer,), values)
-        return
-    rows = file.get_slice(name)
-    step = chunk_shape(path, array.shape, np.dtype(array.dtype).itemsize)[axis]
-    for begin in range(0, array.shape[axis], step):
-        end = min(begin + step, array.shape[axis])
-        values = slot.to_parameter(rows[begin:end]).astype(array.dtype, copy=False)
-        writer.write(path, (slice(None),) * axis + (slice(begin, end),), values)
 
 
 def _prepare_output(output: Path) -> Path:
@@ -253,10 +251,6 @@ def _prepare_output(output: Path) -> Path:
 def _write_item(folder: Path, item: str, values: Mapping[str, Any]) -> None:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(epath.Path((folder / item).absolute()), args=ocp.args.JsonSave(dict(values)))
-
-
-def _num_bytes(info: TensorInfo) -> int:
-    return int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize
 
 
 def _shown(names: list[str]) -> str:

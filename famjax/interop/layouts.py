@@ -5,9 +5,12 @@ Biases and norms differ in shape alone, and the embedding table not at all.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 from numpy.typing import NDArray
 
 from famjax.interop.families import Family, tensor_names
@@ -30,14 +33,12 @@ class Slot:
       layer: whose part of a stacked parameter it is; None where it is not stacked.
       shape: of that part.
       num_inputs: of a kernel, the dimensions that are inputs; 0 of what is no kernel.
-      vocab_axis: the dimension of the vocabulary, along which a large table is cut; None where there is none.
     """
 
     path: str
     layer: int | None
     shape: tuple[int, ...]
     num_inputs: int
-    vocab_axis: int | None
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -47,9 +48,7 @@ class Slot:
         return self.shape if self.path.endswith("table") else (math.prod(self.shape),)
 
     def to_parameter(self, tensor: Array) -> Array:
-        """The parameter's part; of some rows of the tensor, those outputs of it (a table or a 2-d kernel)."""
-        if self.vocab_axis is not None:
-            return tensor.T if self.num_inputs else tensor
+        """The parameter's part: a view of the tensor."""
         return (tensor.T if self.num_inputs else tensor).reshape(self.shape)
 
     def to_tensor(self, part: Array) -> Array:
@@ -60,10 +59,16 @@ class Slot:
         return part.reshape(inputs, outputs).T
 
 
+@functools.lru_cache(maxsize=4)
+def shapes_of(config: TransformerConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """`parameter_shapes`, which traces the model, once."""
+    return parameter_shapes(config)
+
+
 def slots_of(family: Family, config: TransformerConfig) -> dict[str, Slot]:
     """The place of every tensor of a model, by the tensor's name; FAM's own parameters have none."""
     slots = {}
-    for path, array in parameter_shapes(config).items():
+    for path, array in shapes_of(config).items():
         if path in FAM_PARAMETERS:
             continue
         stacked = path.startswith(_STACKED)
@@ -74,7 +79,6 @@ def slots_of(family: Family, config: TransformerConfig) -> dict[str, Slot]:
                 layer=layer if stacked else None,
                 shape=shape,
                 num_inputs=_num_inputs(path),
-                vocab_axis={"embedding/table": 0, "output/kernel": 1}.get(path),
             )
     return slots
 

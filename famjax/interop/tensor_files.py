@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,11 +34,24 @@ class TensorInfo:
       file: the safetensors file.
       shape: of the tensor.
       dtype: numpy's name: "float32", "bfloat16" or "float16".
+      offset: of its first byte in the file.
     """
 
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def map(self) -> NDArray[Any]:
+        """The tensor as a part of the file, mapped into memory: nothing is read but what is looked at."""
+        if not self.num_bytes:
+            return np.zeros(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -166,6 +180,7 @@ def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapp
 def _tensors_of(path: Path) -> dict[str, TensorInfo]:
     tensors = {}
     with open_file(path) as file:
+        offsets = _offsets(path)
         for name in file.offset_keys():
             view = file.get_slice(name)
             dtype = view.get_dtype()
@@ -174,8 +189,16 @@ def _tensors_of(path: Path) -> dict[str, TensorInfo]:
                 raise CheckpointError(
                     f"{path}: {name} has the dtype {dtype}; known: {known}. Quantized weights are not read."
                 )
-            tensors[name] = TensorInfo(path, tuple(view.get_shape()), _DTYPES[dtype])
+            tensors[name] = TensorInfo(path, tuple(view.get_shape()), _DTYPES[dtype], offsets[name])
     return tensors
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Where each tensor begins in a file, by its header: its length in 8 bytes, then JSON, then the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 def _shard_name(number: int, count: int) -> str:

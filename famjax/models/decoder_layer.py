@@ -21,7 +21,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from famjax.models.attention import Probabilities, attention_probabilities, weigh_values
+from famjax.models.attention import Probabilities, attend, attention_probabilities, weigh_values
 from famjax.models.config import TransformerConfig
 from famjax.models.dims import Fam, Flags, Leaf, PieceHidden, PieceQueries
 from famjax.models.layers import GatedMLP, Projection, RMSNorm
@@ -267,7 +267,8 @@ class DecoderLayer(nn.Module):
             return prompt, self.fam_prefix
         normed, rotation = self.attention_norm(prompt), _chosen(rotation, is_local)
         queries, own = self.attention.queries(normed, rotation), self.attention.key_values(normed, rotation)
-        attended = weigh_values(_probabilities(self.config, queries, own.keys, None), own.values)
+        scale, cap = self.config.query_scale, self.config.attention_soft_cap
+        attended = attend(queries, own.keys, own.values, scale=scale, score_cap=cap)
         carried = prompt + self.attention_branch(attended)
         return carried + self.mlp_branch(carried), prompt[0].astype(jnp.float32)
 

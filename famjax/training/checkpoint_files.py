@@ -11,13 +11,14 @@ orbax itself detects a missing or shortened file, but reads a flipped byte insid
 checksums.
 """
 
+import concurrent.futures
 import dataclasses
 import difflib
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,7 @@ _FOLDER = re.compile(rf"{PREFIX}_(\d+)")
 _WRITTEN_LAST = frozenset({"_CHECKPOINT_METADATA", "commit_success.txt"})
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _CHUNK_BYTES = 1 << 23
+_READERS = 4
 _NUM_SHOWN = 6
 
 
@@ -136,12 +138,22 @@ def all_damaged(causes: list[str]) -> str:
     )
 
 
-def seal(model_dir: epath.Path, step: int) -> None:
-    """Writes the checksums of a checkpoint that is about to get, or has, its final name."""
+def seal(model_dir: epath.Path, step: int, known: Mapping[str, list[int]] | None = None) -> None:
+    """Writes the checksums of a checkpoint that is about to get, or has, its final name.
+
+    Args:
+      model_dir: MODEL_DIR.
+      step: of the checkpoint.
+      known: [bytes, CRC-32] of files that need not be read again, by their names below the checkpoint.
+    """
     final = model_dir / f"{PREFIX}_{step}"
     temporary = sorted(model_dir.glob(f"{final.name}{_TEMPORARY}*"))
     folder = temporary[-1] if temporary else final
-    files = {name: _fingerprint(folder / name) for name in _file_names(folder)}
+    files = dict(known or {})
+    names = [name for name in _file_names(folder) if name not in files]
+    # Reading and summing up leave the interpreter to other threads.
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        files |= zip(names, pool.map(lambda name: _fingerprint(folder / name), names), strict=True)
     # A rename, so that a kill in the middle of the write cannot make a whole checkpoint look damaged.
     partial = folder / f"{CHECKSUMS}.partial"
     partial.write_text(json.dumps({"files": files}))
