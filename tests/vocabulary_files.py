@@ -1,6 +1,7 @@
 """Trains small vocabularies for tests: SentencePiece as T5 has it, and a byte-level Hugging Face tokenizer."""
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,13 @@ def train_sentencepiece(folder: Path, sentences: Sequence[str] = SENTENCES * 5, 
     return str(path)
 
 
-def train_tokenizer(folder: Path, sentences: Sequence[str] = SENTENCES * 5, vocab_size: int = 400) -> str:
-    """Writes the tokenizer.json of a byte-level BPE with special tokens <pad>, <s>, </s>, and returns its path."""
+def train_tokenizer(
+    folder: Path,
+    sentences: Sequence[str] = SENTENCES * 5,
+    vocab_size: int = 400,
+    special_tokens: Sequence[str] = ("<pad>", "<s>", "</s>"),
+) -> str:
+    """Writes the tokenizer.json of a byte-level BPE, and returns its path."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -43,7 +49,7 @@ def train_tokenizer(folder: Path, sentences: Sequence[str] = SENTENCES * 5, voca
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>"],
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -51,3 +57,52 @@ def train_tokenizer(folder: Path, sentences: Sequence[str] = SENTENCES * 5, voca
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
     return str(path)
+
+
+# Chat templates in the manner of two families, and the special tokens that they write.
+CHATML = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+HEADERS = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if loop.index0 == 0 and message['role'] not in ['system', 'user'] %}
+        {{- raise_exception('A conversation begins with a system or user message, not ' + message['role']) }}
+    {%- endif %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+CHATML_TOKENS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+CHATML_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+HEADERS_TOKENS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+HEADERS_SPECIAL = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def train_chat_tokenizer(folder: Path, family: str) -> str:
+    """Writes a tokenizer.json with what lies beside it, "chatml" or "headers" (as Llama 3), and returns its path."""
+    template, tokens, special = {
+        "chatml": (CHATML, CHATML_TOKENS, CHATML_SPECIAL),
+        "headers": (HEADERS, HEADERS_TOKENS, HEADERS_SPECIAL),
+    }[family]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**tokens, "chat_template": template}))
+    return train_tokenizer(folder, special_tokens=special)
+
+
+def train_chat_sentencepiece(folder: Path) -> str:
+    """Writes a SentencePiece model to which ChatML's tokens were added, and returns its path."""
+    import sentencepiece
+
+    path = train_sentencepiece(
+        folder, byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False
+    )
+    size = sentencepiece.SentencePieceProcessor(model_file=path).GetPieceSize()
+    added = {str(size + number): {"content": text, "special": True} for number, text in enumerate(CHATML_SPECIAL)}
+    config = {**CHATML_TOKENS, "chat_template": CHATML, "added_tokens_decoder": added}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return path

@@ -18,11 +18,16 @@ class ByteVocabulary:
 class SentencePieceVocabulary:
     """A SentencePiece model.
 
+    Its special and added tokens, and its chat template, are those of Hugging Face's files beside it
+    (tokenizer_config.json and so on), where there are any; otherwise the model's own.
+
     Attributes:
       path: its .model file.
+      chat_template: a file with a chat template (Jinja), in place of the one beside it.
     """
 
     path: str
+    chat_template: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +36,18 @@ class HuggingFaceVocabulary:
 
     Attributes:
       path: its tokenizer.json.
-      pad_token, bos_token, eos_token: its special tokens, as written there; None: it has none (padding and the
-        beginning are then id 0).
+      pad_token, bos_token, eos_token: its special tokens, as written there; None: as tokenizer_config.json or
+        special_tokens_map.json beside it says, and without one there it has none (padding and the beginning are then
+        id 0).
+      chat_template: a file with a chat template (Jinja), in place of the one beside it (chat_template.jinja, or in
+        tokenizer_config.json).
     """
 
     path: str
     pad_token: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
+    chat_template: str | None = None
 
 
 VocabularyConfig = ByteVocabulary | SentencePieceVocabulary | HuggingFaceVocabulary

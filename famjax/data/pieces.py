@@ -6,10 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famjax.data.examples import Example
-from famjax.data.vocabularies import Vocabulary
-
-# Ends a word and a sentence, so that nothing joins what follows to it.
-_BEFORE = "a."
+from famjax.data.vocabularies import ANCHOR, Vocabulary
 
 
 @functools.lru_cache(maxsize=8)
@@ -25,18 +22,27 @@ def encode_piece(vocabulary: Vocabulary, text: str) -> NDArray[np.int32]:
         return vocabulary.encode(text)
     if text.startswith(" "):
         return vocabulary.encode(text.removeprefix(" "))
-    both, before = vocabulary.encode(_BEFORE + text), vocabulary.encode(_BEFORE)
+    both, before = vocabulary.encode(ANCHOR + text), vocabulary.encode(ANCHOR)
     return both[len(before) :] if np.array_equal(both[: len(before)], before) else vocabulary.encode(text)
 
 
-def answer_tokens(vocabulary: Vocabulary, question: str, answer: str) -> tuple[NDArray[np.int32], int]:
+def answer_tokens(
+    vocabulary: Vocabulary, question: str, answer: str, *, first: bool = False
+) -> tuple[NDArray[np.int32], int]:
     """Encodes a question with its answer.
+
+    Args:
+      vocabulary: of the tokens.
+      question: what is asked.
+      answer: follows it.
+      first: whether the question begins a text; otherwise it follows another piece.
 
     Returns:
       Ids of both [n], and how many of these are the answer: those behind the longest common beginning with the encoded
       question alone (a subword may join the last blank of the question to the answer).
     """
-    both, alone = encode_piece(vocabulary, question + answer), encode_piece(vocabulary, question)
+    texts = question + answer, question
+    both, alone = (vocabulary.encode(text) if first else encode_piece(vocabulary, text) for text in texts)
     shared = min(len(both), len(alone))
     same = both[:shared] == alone[:shared]
     return both, len(both) - int(shared if same.all() else same.argmin())

@@ -8,13 +8,13 @@ import seqio
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from famjax.data.vocabularies import HuggingFace, Ids
+from famjax.data.vocabularies import Ids, Vocabulary
 
 
-class SeqioHuggingFaceVocabulary(seqio.Vocabulary):
-    """A `HuggingFace` vocabulary as seqio wants it."""
+class ToSeqio(seqio.Vocabulary):
+    """A famjax vocabulary as seqio wants it."""
 
-    def __init__(self, vocabulary: HuggingFace) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         """Wraps `vocabulary`."""
         super().__init__()
         self._vocabulary = vocabulary
@@ -66,10 +66,7 @@ class SeqioHuggingFaceVocabulary(seqio.Vocabulary):
 
     def __eq__(self, other: object) -> bool:
         """Whether both encode alike."""
-        return (
-            isinstance(other, SeqioHuggingFaceVocabulary)
-            and self._vocabulary.fingerprint == other._vocabulary.fingerprint
-        )
+        return isinstance(other, ToSeqio) and self._vocabulary.fingerprint == other._vocabulary.fingerprint
 
     def __hash__(self) -> int:
         """Agrees with equality."""
@@ -78,6 +75,8 @@ class SeqioHuggingFaceVocabulary(seqio.Vocabulary):
 
 class FromSeqio:
     """A seqio vocabulary as famjax wants it."""
+
+    chat = None
 
     def __init__(self, vocabulary: seqio.Vocabulary, *others: seqio.Vocabulary) -> None:
         """Wraps `vocabulary`; ids of `others` stand in the same examples, and `vocab_size` is that of the largest."""

@@ -4,20 +4,28 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from famjax.data.chat import Chat, mark_by_beginnings, mark_by_places
+from famjax.data.chat_template import ChatTemplate, Rendered
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary, VocabularyConfig
+from famjax.data.marked import Marked
+from famjax.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from famjax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import seqio
 
 Ids = Sequence[int] | NDArray[np.integer]
+
+# Ends a word and a sentence, so that nothing joins what follows to it.
+ANCHOR = "a."
 
 
 @runtime_checkable
@@ -48,6 +56,10 @@ class Vocabulary(Hashable, Protocol):
     def unk_id(self) -> int | None:
         """Stands for text that the vocabulary lacks; None where it can encode all text."""
 
+    @property
+    def chat(self) -> Chat | None:
+        """How conversations are written; None where the vocabulary has no chat template."""
+
     def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of a text [n], without beginning or end."""
 
@@ -68,6 +80,7 @@ class Bytes:
     bos_id = 0
     eos_id: int | None = 1
     unk_id = None
+    chat: Chat | None = None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """See `Vocabulary`."""
@@ -87,50 +100,125 @@ class Bytes:
 
 
 class SentencePiece:
-    """A SentencePiece model, through the sentencepiece library."""
+    """A SentencePiece model, through the sentencepiece library, with the tokens that were added to it.
 
-    def __init__(self, path: str) -> None:
-        """Reads the .model file at `path`; DataError where it is missing or no such model."""
+    Added tokens and the model's control tokens ("<s>") are found in a rendered conversation, and nowhere else.
+    """
+
+    def __init__(self, config: SentencePieceVocabulary) -> None:
+        """Reads the model and what lies beside it.
+
+        Raises:
+          DataError: a file that is missing or none of its kind.
+        """
         import sentencepiece
 
-        self._path = path
+        self._path = path = config.path
         model = _read(path, "SentencePieceVocabulary.path")
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise DataError(f"{path}: no SentencePiece model (SentencePieceVocabulary.path): {error}") from error
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-        self.vocab_size: int = self._processor.GetPieceSize()
-        if not self.vocab_size:
+        self._num_pieces: int = self._processor.GetPieceSize()
+        if not self._num_pieces:
             raise DataError(f"{path}: an empty SentencePiece model (SentencePieceVocabulary.path).")
-        self.pad_id = max(self._processor.pad_id(), 0)
-        bos_id, eos_id = self._processor.bos_id(), self._processor.eos_id()
-        self.bos_id = bos_id if bos_id >= 0 else self.pad_id
-        self.eos_id = eos_id if eos_id >= 0 else None
+        files = read_tokenizer_files(Path(path).parent, config.chat_template)
+        # What is a piece of the model already is no added token, but may be a special one.
+        self._added = {text: added for text, added in files.added.items() if added.id >= self._num_pieces}
+        self._added_texts = {added.id: "" if added.special else text for text, added in self._added.items()}
+        self.vocab_size: int = max([self._num_pieces, *(added.id + 1 for added in self._added.values())])
+        own = self._processor.pad_id(), self._processor.bos_id(), self._processor.eos_id()
+        pad_id, bos_id, self.eos_id = (
+            self._special(name, files, own_id)
+            for name, own_id in zip(("pad_token", "bos_token", "eos_token"), own, strict=True)
+        )
+        self.pad_id = 0 if pad_id is None else pad_id
+        self.bos_id = self.pad_id if bos_id is None else bos_id
+        self._is_plain = not self._added and own == tuple(-1 if i is None else i for i in (pad_id, bos_id, self.eos_id))
         unk_id = self._processor.unk_id()
         self.unk_id = unk_id if unk_id >= 0 else None
+        pieces = range(self._num_pieces)
+        control = {self._processor.IdToPiece(i): i for i in pieces if self._processor.IsControl(i)}
+        self._written = {**control, **{text: added.id for text, added in self._added.items()}}
+        self._control = {*control.values(), self.pad_id, self.bos_id, self.eos_id}
+        self.chat = _open_chat(files, self._written, self._encode_rendered)
+        self.fingerprint = _fingerprint(model, self._added, files)
+
+    def _special(self, name: str, files: TokenizerFiles, own_id: int) -> int | None:
+        """The id of a special token: as the files beside the model say, or else as the model does."""
+        text = files.special.get(name)
+        if text is None:
+            return own_id if own_id >= 0 else None
+        if text in self._added:
+            return self._added[text].id
+        found = self._processor.PieceToId(text)
+        if self._processor.IdToPiece(found) != text:
+            raise DataError(f"{self._path}: {name} {text!r} of the files beside it is no piece and no added token.")
+        return int(found)
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """See `Vocabulary`."""
         return np.array(self._processor.EncodeAsIds(text), np.int32)
 
+    def _encode_rendered(self, rendered: Rendered) -> Marked:
+        """Encodes a text with special tokens in it; a text behind one of them gets no blank before it."""
+        parts, place = list[Marked](), 0
+        for part in _split(rendered.text, tuple(self._written)):
+            encode = self._encode_part if place or part in self._written else self.encode
+            parts.append(mark_by_beginnings(part, rendered, place, encode))
+            place += len(part)
+        tokens = [np.zeros(0, np.int32), *(part.tokens for part in parts)]
+        answers = [np.zeros(0, np.bool_), *(part.answers for part in parts)]
+        return Marked(np.concatenate(tokens), np.concatenate(answers))
+
+    def _encode_part(self, text: str) -> NDArray[np.int32]:
+        """Ids of a special token, or of a text that follows one."""
+        if text in self._written:
+            return np.array([self._written[text]], np.int32)
+        return self.encode(ANCHOR + text)[len(self.encode(ANCHOR)) :]
+
     def decode(self, ids: Ids) -> str:
         """See `Vocabulary`."""
-        control = (self.pad_id, self.bos_id, self.eos_id)
-        return self._processor.DecodeIds([int(i) for i in ids if int(i) not in control])
+        kept = [int(i) for i in ids if int(i) not in self._control]
+        if not any(i >= self._num_pieces for i in kept):
+            return str(self._processor.DecodeIds(kept))
+        parts, run = list[str](), list[int]()
+        for i in [*kept, None]:
+            if i is not None and i < self._num_pieces:
+                run.append(i)
+                continue
+            if i is None or self._added_texts.get(i):
+                parts.append(self._decode_run(run, first=not parts))
+                run = []
+            parts.append("" if i is None else self._added_texts.get(i, ""))
+        return "".join(parts)
+
+    def _decode_run(self, ids: list[int], first: bool) -> str:
+        """The text of pieces; a blank at their beginning stays, unless they are the first."""
+        if first:
+            return str(self._processor.DecodeIds(ids))
+        anchor = self._processor.EncodeAsIds(ANCHOR)
+        return str(self._processor.DecodeIds(anchor + ids)).removeprefix(self._processor.DecodeIds(anchor))
 
     def as_seqio(self) -> "seqio.Vocabulary":
-        """See `Vocabulary`."""
+        """See `Vocabulary`. seqio's own knows the model alone."""
         import seqio
 
-        return seqio.SentencePieceVocabulary(self._path)
+        from famjax.data.seqio_vocabularies import ToSeqio
+
+        return seqio.SentencePieceVocabulary(self._path) if self._is_plain else ToSeqio(self)
 
 
 class HuggingFace:
     """A tokenizer.json, through the tokenizers library."""
 
     def __init__(self, config: HuggingFaceVocabulary) -> None:
-        """Reads the tokenizer; DataError where it is missing or none, ConfigError where a named token is not in it."""
+        """Reads the tokenizer and what lies beside it.
+
+        Raises:
+          DataError: a file that is missing or none of its kind.
+          ConfigError: a token that the settings name is not in it.
+        """
         import tokenizers
 
         raw = _read(config.path, "HuggingFaceVocabulary.path")
@@ -142,28 +230,45 @@ class HuggingFace:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._config = config
-        self.fingerprint = hashlib.sha256(raw + repr(dataclasses.replace(config, path="")).encode()).hexdigest()
+        files = read_tokenizer_files(Path(config.path).parent, config.chat_template)
         self.vocab_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.pad_id = self._special("pad_token") or 0
-        bos_id = self._special("bos_token")
+        self.pad_id = self._special("pad_token", files) or 0
+        bos_id = self._special("bos_token", files)
         self.bos_id = self.pad_id if bos_id is None else bos_id
-        self.eos_id = self._special("eos_token")
+        self.eos_id = self._special("eos_token", files)
         model = json.loads(raw)["model"]
         unknown = model.get("unk_token")
         self.unk_id = model.get("unk_id") if unknown is None else self._tokenizer.token_to_id(unknown)
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        named = {getattr(config, name) for name in ("pad_token", "bos_token", "eos_token")} - {None}
+        written = {each.content: i for i, each in added if each.special or each.content in named}
+        self.chat = _open_chat(files, written, self._encode_rendered)
+        self.fingerprint = _fingerprint(raw, (self.pad_id, self.bos_id, self.eos_id), files)
 
-    def _special(self, name: str) -> int | None:
+    def _special(self, name: str, files: TokenizerFiles) -> int | None:
+        """The id of a special token: as the settings say, or else the files beside the tokenizer."""
         token = getattr(self._config, name)
+        if token is not None:
+            found = self._tokenizer.token_to_id(token)
+            if found is None:
+                raise ConfigError(f"HuggingFaceVocabulary.{name} = {token!r} is no token of {self._config.path}.")
+            return int(found)
+        token = files.special.get(name)
         if token is None:
             return None
         found = self._tokenizer.token_to_id(token)
         if found is None:
-            raise ConfigError(f"HuggingFaceVocabulary.{name} = {token!r} is no token of {self._config.path}.")
+            raise DataError(f"{self._config.path}: {name} {token!r} of the files beside it is none of its tokens.")
         return int(found)
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """See `Vocabulary`."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def _encode_rendered(self, rendered: Rendered) -> Marked:
+        encoding = self._tokenizer.encode(rendered.text, add_special_tokens=False)
+        places = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return mark_by_places(np.array(encoding.ids, np.int32), places[:, 0], places[:, 1], rendered)
 
     def decode(self, ids: Ids) -> str:
         """See `Vocabulary`."""
@@ -171,9 +276,9 @@ class HuggingFace:
 
     def as_seqio(self) -> "seqio.Vocabulary":
         """See `Vocabulary`."""
-        from famjax.data.seqio_vocabularies import SeqioHuggingFaceVocabulary
+        from famjax.data.seqio_vocabularies import ToSeqio
 
-        return SeqioHuggingFaceVocabulary(self)
+        return ToSeqio(self)
 
 
 @functools.lru_cache(maxsize=8)
@@ -188,7 +293,7 @@ def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
         case ByteVocabulary():
             return Bytes()
         case SentencePieceVocabulary():
-            return SentencePiece(str(Path(config.path).expanduser()))
+            return SentencePiece(dataclasses.replace(config, path=str(Path(config.path).expanduser())))
         case HuggingFaceVocabulary():
             return HuggingFace(dataclasses.replace(config, path=str(Path(config.path).expanduser())))
 
@@ -198,3 +303,21 @@ def _read(path: str, setting: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({setting}): {error.strerror}") from error
+
+
+def _open_chat(files: TokenizerFiles, special: Mapping[str, int], encode: Callable[[Rendered], Marked]) -> Chat | None:
+    """The chat template of a tokenizer whose special tokens are `special`; None: it has none."""
+    if files.chat_template is None:
+        return None
+    return Chat(ChatTemplate(files.chat_template, files.template_path, files.special, [*special]), encode)
+
+
+def _fingerprint(model: bytes, special: Any, files: TokenizerFiles) -> str:
+    """A digest of a model's file, its special tokens and its chat template."""
+    return hashlib.sha256(model + repr((special, files.special, files.chat_template)).encode()).hexdigest()
+
+
+def _split(text: str, tokens: tuple[str, ...]) -> list[str]:
+    """Cuts a text before and behind each of `tokens`, the longest first where several begin at one place."""
+    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    return [part for part in re.split(f"({pattern})", text) if part] if tokens else [text] * bool(text)

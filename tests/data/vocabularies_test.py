@@ -1,13 +1,16 @@
 """Tests of famjax.data.vocabularies."""
 
+import json
+
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import ConfigError, DataError
-from vocabulary_files import train_sentencepiece
+from vocabulary_files import train_chat_sentencepiece, train_chat_tokenizer, train_sentencepiece
 
 AWKWARD = [
     "The pass key is 12345.",
@@ -40,6 +43,54 @@ def test_round_trip(config):
         assert ids.min() >= 0
         assert ids.max() < vocabulary.vocab_size
         assert vocabulary.decode(ids) == text
+
+
+def test_the_libraries_own_results(sentencepiece_path, tokenizer_path):
+    """Guards against ids or texts other than those of the libraries, with which the models were trained."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_path)
+    ours = make_vocabulary(SentencePieceVocabulary(sentencepiece_path))
+    tokenizer = tokenizers.Tokenizer.from_file(tokenizer_path)
+    other = make_vocabulary(HuggingFaceVocabulary(tokenizer_path))
+    for text in AWKWARD:
+        assert ours.encode(text).tolist() == pieces.EncodeAsIds(text)
+        assert ours.decode(ours.encode(text)) == pieces.DecodeIds(pieces.EncodeAsIds(text))
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert other.encode(text).tolist() == ids
+        assert other.decode(ids) == tokenizer.decode(ids)
+
+
+def test_special_tokens_beside_a_tokenizer(tmp_path):
+    """Guards against special tokens that must be named although the files say them, and settings that lose to files."""
+    path = train_chat_tokenizer(tmp_path, "headers")
+    library = tokenizers.Tokenizer.from_file(path)
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(path))
+    assert vocabulary.bos_id == library.token_to_id("<|begin_of_text|>")
+    assert vocabulary.eos_id == library.token_to_id("<|eot_id|>")
+    assert vocabulary.pad_id == 0
+    named = make_vocabulary(HuggingFaceVocabulary(path, eos_token="<|end_header_id|>"))
+    assert named.eos_id == library.token_to_id("<|end_header_id|>")
+    assert named.fingerprint != vocabulary.fingerprint
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    with pytest.raises(DataError, match=r"tokenizer\.json: eos_token '<end>' of the files beside it"):
+        make_vocabulary(HuggingFaceVocabulary(path, pad_token="<|eot_id|>"))
+
+
+def test_tokens_added_to_a_sentencepiece_model(tmp_path):
+    """Guards against added tokens that are spelled out in seqio or lost in decoding, and those in documents."""
+    path = train_chat_sentencepiece(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"]["900"] = {"content": "<think>", "special": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    vocabulary = make_vocabulary(SentencePieceVocabulary(path))
+    assert vocabulary.vocab_size == 901
+    assert vocabulary.as_seqio().vocab_size == 901
+    ids = vocabulary.encode("the key").tolist()
+    assert vocabulary.decode([900, *ids, 900, *ids, vocabulary.eos_id]) == "<think> the key<think> the key"
+    assert vocabulary.decode([*ids, 900]) == "the key<think>"
+    assert vocabulary.eos_id not in vocabulary.encode("a <|im_end|> in a document").tolist()
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    with pytest.raises(DataError, match=r"eos_token '<end>' of the files beside it is no piece"):
+        make_vocabulary(SentencePieceVocabulary(path, chat_template=str(tmp_path / "tokenizer_config.json")))
 
 
 def test_special_ids_are_no_text(config):
@@ -91,8 +142,6 @@ def test_tokenizer_without_special_tokens(tokenizer_path):
 
 def test_sentencepiece_without_padding(tmp_path):
     """Guards against padding that reads as unknown text where a model has no padding, as Llama's."""
-    import sentencepiece
-
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["one two three", "four five six"] * 20),
         model_prefix=str(tmp_path / "tiny"),
@@ -124,8 +173,6 @@ def test_bad_files_are_named(kind, content, tmp_path):
 
 def test_saved_truncation_and_padding_are_off(tokenizer_path, tmp_path):
     """Guards against documents that are cut, or padded, at the length that a tokenizer.json was saved with."""
-    import tokenizers
-
     tokenizer = tokenizers.Tokenizer.from_file(tokenizer_path)
     tokenizer.enable_truncation(max_length=3)
     tokenizer.enable_padding(length=40)

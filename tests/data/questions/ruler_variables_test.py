@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from famjax.data.config import SentencePieceVocabulary
 from famjax.data.questions.ruler_config import RulerVariableTracking
-from famjax.data.vocabularies import Bytes, SentencePiece
+from famjax.data.vocabularies import Bytes, make_vocabulary
 from famjax.errors import ConfigError
 from vocabulary_files import train_sentencepiece
 
@@ -73,7 +74,7 @@ def test_prompt_and_answers(asking, vocabulary, config):
 
 def test_a_vocabulary_that_drops_blanks(asking, tmp_path):
     """Guards against an answer that is glued to the prompt where its last blank is lost, as T5's vocabulary does."""
-    vocabulary = SentencePiece(train_sentencepiece(tmp_path, byte_fallback=True))
+    vocabulary = make_vocabulary(SentencePieceVocabulary(train_sentencepiece(tmp_path, byte_fallback=True)))
     questions = asking("mine", 3000, config=RulerVariableTracking(example=False), vocabulary=vocabulary)
     for text in (vocabulary.decode(questions[0].targets), Bytes().decode(asking("ruler_vt", 3000)[0].targets)):
         assert re.search(r"they are: [A-Z]{5}( [A-Z]{5}){4}$", text)

@@ -1,0 +1,79 @@
+"""Conversations as tokens: a chat template, and the tokenizer that it was written for."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famjax.data.chat_template import ChatTemplate, Message, Rendered
+from famjax.data.marked import Marked
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """A chat template with its tokenizer.
+
+    Attributes:
+      template: writes a conversation as one text.
+      encode: the tokens of such a text, in which special tokens are written out; marked: those of its spans.
+    """
+
+    template: ChatTemplate
+    encode: Callable[[Rendered], Marked]
+
+    def prompt(self, messages: Sequence[Message], now: dt.datetime) -> NDArray[np.int32]:
+        """Ids of a conversation up to where the assistant is to write [n]; see `ChatTemplate.prompt`."""
+        return self.encode(Rendered(self.template.prompt(messages, now), ())).tokens
+
+    def conversation(self, messages: Sequence[Message], now: dt.datetime | None) -> Marked:
+        """Tokens of a whole conversation; marked: the assistant's turns. See `ChatTemplate.conversation`."""
+        return self.encode(self.template.conversation(messages, now))
+
+
+def mark_by_places(
+    tokens: NDArray[np.int32], begins: NDArray[np.int64], ends: NDArray[np.int64], rendered: Rendered
+) -> Marked:
+    """Marks the tokens that share a character with a span.
+
+    Args:
+      tokens: of the text [n].
+      begins: where each lies in the text, in characters [n].
+      ends: the same; tokens of one character share it.
+      rendered: the text and its spans.
+    """
+    # Some tokenizers leave the blanks of a token out of its place: it begins where the one before it ends.
+    begins = np.minimum(begins, np.maximum.accumulate(np.concatenate([[0], ends[:-1]])))
+    answers = np.zeros(len(tokens), np.bool_)
+    for begin, end in rendered.spans:
+        answers |= (ends > begin) & (begins < end)
+    return Marked(tokens, answers)
+
+
+def mark_by_beginnings(text: str, rendered: Rendered, place: int, encode: Callable[[str], NDArray[np.int32]]) -> Marked:
+    """Marks the tokens of a part of a text, of a tokenizer that does not tell where tokens lie.
+
+    A token belongs to a span if it is not one that the text before the span has, encoded alone.
+
+    Args:
+      text: the part.
+      rendered: the whole text and its spans.
+      place: where the part begins in it.
+      encode: the ids of a beginning of the part.
+    """
+    tokens = encode(text)
+    answers = np.zeros(len(tokens), np.bool_)
+
+    def number_at(character: int) -> int:
+        if character <= 0:
+            return 0
+        before = tokens if character >= len(text) else encode(text[:character])
+        shared = min(len(before), len(tokens))
+        same = before[:shared] == tokens[:shared]
+        return shared if same.all() else int(same.argmin())
+
+    for begin, end in rendered.spans:
+        if begin < place + len(text) and end > place:
+            answers[number_at(begin - place) : number_at(end - place)] = True
+    return Marked(tokens, answers)
