@@ -7,6 +7,7 @@ for the task "passkey". Python code that sets none finds the built-in tasks, wit
 import difflib
 from collections.abc import Iterable, Mapping
 
+from famjax.data.instructions_config import Instructions
 from famjax.data.questions import babilong_config, long_documents_config, reading_config, ruler_config
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
 from famjax.errors import ConfigError
@@ -17,6 +18,7 @@ BUILT_IN: Mapping[str, TaskConfig] = {
     "passkey_documents": PassKeyDocuments(),
     "associative_recall": AssociativeRecall(),
     "documents_and_passkeys": Mixture(),
+    "instructions": Instructions(),
     **ruler_config.BUILT_IN_TASKS,
     **babilong_config.BUILT_IN_TASKS,
     **reading_config.BUILT_IN_TASKS,

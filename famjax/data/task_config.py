@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from famjax.data.instructions_config import Instructions
 from famjax.data.questions.babilong_config import Babilong
 from famjax.data.questions.long_documents_config import LongDocuments
 from famjax.data.questions.question_config import require_task_names
@@ -180,6 +181,7 @@ TaskConfig = (
     | PassKeyDocuments
     | AssociativeRecall
     | Mixture
+    | Instructions
     | Ruler
     | Babilong
     | ReadingComprehension

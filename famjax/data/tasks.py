@@ -5,6 +5,8 @@ import dataclasses
 from famjax.data.corpus_files import SPLITS
 from famjax.data.documents import DocumentExamples
 from famjax.data.examples import Examples, Reading
+from famjax.data.instructions import InstructionExamples
+from famjax.data.instructions_config import Instructions
 from famjax.data.keys import KeyExamples
 from famjax.data.mixing import MixedExamples
 from famjax.data.questions.babilong import BabilongQuestions
@@ -12,7 +14,7 @@ from famjax.data.questions.babilong_config import Babilong
 from famjax.data.questions.long_documents import open_long_documents
 from famjax.data.questions.long_documents_config import LongDocuments
 from famjax.data.questions.reading_comprehension import open_reading_comprehension
-from famjax.data.questions.reading_config import Quality
+from famjax.data.questions.reading_config import Quality, ReadingComprehension
 from famjax.data.questions.ruler import open_ruler
 from famjax.data.questions.ruler_config import Ruler
 from famjax.data.recall import RecallExamples
@@ -40,19 +42,25 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
             return RecallExamples(config, reading)
         case Mixture():
             return _open_mixture(config, reading)
+        case Instructions():
+            return InstructionExamples(config, reading)
         case Babilong():
             return BabilongQuestions(config, reading)
-        case _ if isinstance(config, Ruler):
-            return open_ruler(config, reading)
-        case _ if isinstance(config, LongDocuments):
-            return open_long_documents(config, reading)
         case _:
-            return open_reading_comprehension(config, reading)
+            return _open_questions(config, reading)
 
 
 def generates_answers(config: TaskConfig) -> bool:
     """Whether a task asks questions that are answered by generating text."""
-    return not isinstance(config, Documents | Mixture | Quality | LongDocuments)
+    return not isinstance(config, Documents | Instructions | Mixture | Quality | LongDocuments)
+
+
+def _open_questions(config: Ruler | LongDocuments | ReadingComprehension, reading: Reading) -> Examples:
+    if isinstance(config, Ruler):
+        return open_ruler(config, reading)
+    if isinstance(config, LongDocuments):
+        return open_long_documents(config, reading)
+    return open_reading_comprehension(config, reading)
 
 
 def _open_mixture(config: Mixture, reading: Reading) -> MixedExamples:

@@ -326,7 +326,7 @@ class Loop:
 
     def _end(self) -> None:
         for reason, count in self._feed.skipped.items():
-            self._display.warn(f"{count} records skipped: {reason}")
+            self._display.warn(f"{count} records skipped or cut: {reason}")
         is_unfinished = self._step < self._job.total_steps or self._is_evaluation_missing()
         if self._stop.requested and is_unfinished:
             raise Stopped(

@@ -31,10 +31,12 @@ class Record:
 
     Attributes:
       place: where it is: file and line, file and row, or data set and number.
+      number: the line, row or number, counted from 1 (TFDS: from 0).
       decode: gives its fields; BadRecordError where it has none.
     """
 
     place: str
+    number: int
     decode: Callable[[], Fields]
 
 
@@ -68,7 +70,7 @@ def read_file(path: str, columns: Sequence[str]) -> Iterator[Record]:
             with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb") as stream:
                 for line, raw in enumerate(stream, start=1):
                     if raw.strip():
-                        yield Record(f"{path}:{line}", functools.partial(json_object, raw))
+                        yield Record(f"{path}:{line}", line, functools.partial(json_object, raw))
         else:
             raise UnreadableError(f"{path}: allowed: files whose names end in {', '.join(_JSON_LINES + _PARQUET)}.")
     except (OSError, EOFError, zlib.error) as error:
@@ -87,7 +89,7 @@ def _parquet_records(path: str, columns: Sequence[str]) -> Iterator[Record]:
             for batch in file.iter_batches(batch_size=64, columns=names or None):
                 for number in range(batch.num_rows):
                     row += 1
-                    yield Record(f"{path}, row {row}", functools.partial(_row, batch.slice(number, 1)))
+                    yield Record(f"{path}, row {row}", row, functools.partial(_row, batch.slice(number, 1)))
     except pa.ArrowException as error:
         raise UnreadableError(f"{path}: cannot be read as parquet: {error}") from error
 

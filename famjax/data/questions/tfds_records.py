@@ -39,7 +39,7 @@ def read_tfds(name: str, data_dir: str | None, split: str) -> Iterator[Record]:
         config = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
         examples = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
         for number, example in enumerate(tfds.as_numpy(examples)):
-            yield Record(f"{name} of TFDS, {split}, record {number}", functools.partial(_decoded, example))
+            yield Record(f"{name} of TFDS, {split}, record {number}", number, functools.partial(_decoded, example))
     except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         raise UnreadableError(f"TFDS cannot read {split!r} of the data set {name!r}: {_first_line(error)}") from error
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from famjax.data import registry
+from famjax.data.instructions_config import Instructions
 from famjax.data.questions.metrics import METRICS
 from famjax.data.questions.opening import has_depth, open_questions
 from famjax.data.questions.question import Questions
@@ -14,7 +15,8 @@ from famjax.data.vocabularies import Bytes
 from famjax.errors import ConfigError
 from published_fixtures import published_tasks
 
-NAMES = [name for name, config in registry.BUILT_IN.items() if not isinstance(config, Documents | Mixture)]
+ASKS_NOTHING = Documents | Instructions | Mixture
+NAMES = [name for name, config in registry.BUILT_IN.items() if not isinstance(config, ASKS_NOTHING)]
 GENERATED = [name for name in NAMES if generates_answers(registry.BUILT_IN[name])]
 DRAWN = [name for name in GENERATED if not isinstance(registry.BUILT_IN[name], PublishedData)]
 LENGTH, COUNT = 3072, 16

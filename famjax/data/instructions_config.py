@@ -1,0 +1,61 @@
+"""Settings of the task that reads instruction data. Imports nothing heavy."""
+
+import dataclasses
+from typing import Literal
+
+from famjax.validation import require_at_least, require_choice, require_fraction
+
+OnBadRecord = Literal["error", "skip"]
+OnLongRecord = Literal["error", "skip", "cut"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instructions:
+    """Prompts with their answers, packed: records follow each other in an example, as many as fit in whole.
+
+    Files are JSON lines (.jsonl or .ndjson, also with .gz behind it) or .parquet; a record is an object with a text to
+    answer and its answer, as Flan has it. The end token closes a record and belongs to its answer. An epoch takes every
+    record once, and packs them anew. There is no mask between records: each token may attend to whatever is in its
+    window, as in the TransformerFAM paper.
+
+    An example ends with a task of its own: a text that asks for it, then consecutive tokens of the example once more.
+
+    Attributes:
+      paths: globs ("~" and "**" are understood) of the files.
+      validation_paths: globs of the validation split's files; `paths` are then all training. Empty: the files of
+        `paths` are split by a hash of their path below the glob's first wildcard.
+      validation_fraction: expected share of files in the validation split, where `validation_paths` is empty.
+      inputs_field: the field of a record that holds what is to be answered.
+      targets_field: the field that holds the answer.
+      separator: stands between the two, and belongs to the first.
+      prompt_weight: loss weight of the tokens before an answer, whose own weight is 1.
+      long_records: a record longer than the room in an example: "error" stops at it; "skip" leaves it out; "cut" cuts
+        it at its end, and leaves it out where nothing of its answer remains. Both are counted.
+      bad_records: "error" stops at a record without its fields; "skip" skips and counts it.
+      repeat_length: tokens of the example that are repeated at its end (all, where it has fewer); 0 repeats none. The
+        room for records is what these and `repeat_prompt` leave of the example's length.
+      repeat_weight: loss weight of the repeated tokens.
+      repeat_prompt: the text before them, of weight 0.
+      cache_dir: where encoded records are kept from run to run; None encodes at each start, into a temporary file.
+    """
+
+    paths: tuple[str, ...] = ()
+    validation_paths: tuple[str, ...] = ()
+    validation_fraction: float = 0.1
+    inputs_field: str = "inputs"
+    targets_field: str = "targets"
+    separator: str = "\n"
+    prompt_weight: float = 0.0
+    long_records: OnLongRecord = "error"
+    bad_records: OnBadRecord = "error"
+    repeat_length: int = 256
+    repeat_weight: float = 0.1
+    repeat_prompt: str = "[repeat random segment]:"
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        require_fraction(self, "validation_fraction")
+        require_at_least(self, 0, "repeat_length")
+        require_at_least(self, 0.0, "prompt_weight", "repeat_weight")
+        require_choice(self, "long_records", OnLongRecord)
+        require_choice(self, "bad_records", OnBadRecord)
