@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from famjax.data.chat_template import ChatTemplate, Message, Rendered
 from famjax.data.marked import Marked
 
+# What to do about a vocabulary without one.
+NO_TEMPLATE = (
+    "A chat template is chat_template.jinja, or in tokenizer_config.json, beside the tokenizer's file; "
+    "--gin.HuggingFaceVocabulary.chat_template (or --gin.SentencePieceVocabulary.chat_template) names another."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Chat:

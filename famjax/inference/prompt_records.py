@@ -1,6 +1,7 @@
 """Prompts as JSON lines.
 
-A record has "prompt" (text) or "tokens" (ids), and may have
+A record has "prompt" (text), "tokens" (ids) or "messages" (a conversation: objects with "role" and "content"), and may
+have
 
 id              any JSON value, given back with the result
 metadata        the same, for whatever else belongs to the record
@@ -9,6 +10,7 @@ snapshot        path of a saved session that the prompt goes on from, in place o
 max_new_tokens, seed, stop    in place of the run's settings; stop is a list of stop strings
 """
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +20,7 @@ from typing import Any
 from famjax.errors import DataError
 from famjax.inference.text_stream import open_bytes
 
+_PROMPTS = ("prompt", "tokens", "messages")
 _LONGEST_SHOWN = 40
 _NUM_SEEDS = 1 << 32  # jax's random keys take no more bits of a seed
 
@@ -101,6 +104,7 @@ def _is_whole(value: Any) -> bool:
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "prompt": ("text, without halves of surrogate pairs", _is_text),
     "tokens": ("a list of ids", lambda value: _is_list_of(value, _is_whole)),
+    "messages": ("a list of messages", lambda value: isinstance(value, list)),
     "id": ("anything", lambda _: True),
     "metadata": ("anything", lambda _: True),
     "document": ("the path of a text file", _is_text),
@@ -117,11 +121,11 @@ def _check(record: dict[str, Any], place: str) -> None:
         raise DataError(
             f"{place}: there is no field {unknown[0]!r}; allowed: {allowed} (your own data go in metadata)."
         )
-    for first, second in (("prompt", "tokens"), ("document", "snapshot")):
+    for first, second in (*itertools.combinations(_PROMPTS, 2), ("document", "snapshot")):
         if first in record and second in record:
             raise DataError(f'{place}: both "{first}" and "{second}"; allowed: one of them.')
-    if "prompt" not in record and "tokens" not in record:
-        raise DataError(f'{place}: no prompt: the record has neither "prompt" nor "tokens".')
+    if not record.keys() & set(_PROMPTS):
+        raise DataError(f'{place}: no prompt: the record has neither "prompt" nor "tokens" nor "messages".')
     if record.get("prompt") == "" or record.get("tokens") == []:
         raise DataError(f"{place}: an empty prompt.")
     for name, value in record.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime as dt
 import glob
 import hashlib
 import itertools
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from famjax.data.chat import NO_TEMPLATE
+from famjax.data.chat_template import checked_messages
+from famjax.data.json_objects import BadRecordError
 from famjax.data.pieces import encode_piece
 from famjax.data.vocabularies import Vocabulary
-from famjax.errors import DataError
+from famjax.errors import ConfigError, DataError
 from famjax.inference.config import SamplingConfig
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
 from famjax.inference.prompt_records import read_records
@@ -106,6 +110,7 @@ def open_prompts(job: InferJob, vocabulary: Vocabulary) -> Iterator[Prompts]:
 
     Raises:
       DataError: a file that cannot be read, a record that is none, an empty prompt; with file and line.
+      ConfigError: a record has messages, and the vocabulary no chat template.
     """
     with contextlib.ExitStack() as stack:
         if STANDARD_STREAM in job.patterns:
@@ -165,12 +170,17 @@ def _numbered(job: InferJob, vocabulary: Vocabulary, files: Mapping[str, Path]) 
 
 
 def _of_record(job: InferJob, vocabulary: Vocabulary, index: int, place: str, record: dict[str, Any]) -> Prompt:
+    start = Start(record.get("document", ""), record.get("snapshot", "")) or _default_start(job)
+    if "messages" in record:
+        content: str | NDArray[np.int32] = _chat_ids(record["messages"], vocabulary, start, place)
+    else:
+        content = record["prompt"] if "prompt" in record else _checked_ids(record["tokens"], vocabulary, place)
     return Prompt(
         index=index,
         place=place,
         record=record,
-        content=record["prompt"] if "prompt" in record else _checked_ids(record["tokens"], vocabulary, place),
-        start=Start(record.get("document", ""), record.get("snapshot", "")) or _default_start(job),
+        content=content,
+        start=start,
         sampling=_sampling(job, index, record),
     )
 
@@ -185,6 +195,21 @@ def _sampling(job: InferJob, index: int, record: Mapping[str, Any]) -> SamplingC
 
 def _default_start(job: InferJob) -> Start:
     return Start(job.document or "", job.snapshot or "")
+
+
+def _chat_ids(messages: Any, vocabulary: Vocabulary, start: Start, place: str) -> NDArray[np.int32]:
+    """Ids of a conversation up to where the assistant is to write.
+
+    A beginning token that the template writes is left out where the conversation begins the text: there it is read
+    anyway.
+    """
+    if vocabulary.chat is None:
+        raise ConfigError(f'{place}: "messages" need a vocabulary with a chat template (VOCABULARY). {NO_TEMPLATE}')
+    try:
+        ids = vocabulary.chat.prompt(checked_messages(messages, "messages"), dt.datetime.now())
+    except BadRecordError as bad:
+        raise DataError(f"{place}: {bad}.") from None
+    return ids[1:] if not start and ids.size and ids[0] == vocabulary.bos_id else ids
 
 
 def _checked_ids(tokens: list[int], vocabulary: Vocabulary, place: str) -> NDArray[np.int32]:

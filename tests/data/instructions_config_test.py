@@ -12,6 +12,7 @@ from famjax.errors import ConfigError
         ({"validation_fraction": 2.0}, r"Instructions\.validation_fraction = 2\.0; allowed: 0 to 1"),
         ({"repeat_length": -1}, r"Instructions\.repeat_length = -1; allowed: 0 or more"),
         ({"repeat_weight": -0.1}, r"Instructions\.repeat_weight = -0\.1; allowed: 0\.0 or more"),
+        ({"date": "yesterday"}, r"Instructions\.date = 'yesterday'; allowed: a day, as '2024-07-26'"),
         ({"prompt_weight": -0.1}, r"Instructions\.prompt_weight = -0\.1; allowed: 0\.0 or more"),
     ],
 )

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famjax.data.config import SentencePieceVocabulary
+from famjax.data.config import HuggingFaceVocabulary, SentencePieceVocabulary
 from famjax.data.vocabularies import Bytes, make_vocabulary
-from famjax.errors import DataError
+from famjax.errors import ConfigError, DataError
 from famjax.inference.config import SamplingConfig
 from famjax.inference.job_config import InferJob
 from famjax.inference.prompts import Start, open_prompts
-from vocabulary_files import train_sentencepiece
+from vocabulary_files import train_chat_tokenizer, train_sentencepiece
 
 VOCABULARY = Bytes()
 
@@ -166,6 +166,8 @@ BAD_RECORDS = {
     "a prompt that is a number": ({"prompt": 3}, '"prompt" is 3; allowed: text'),
     "half of a character": (b'{"prompt": "a\\ud800"}\n', '"prompt" is .*surrogate'),
     "prompt and tokens": ({"prompt": "a", "tokens": [3]}, 'both "prompt" and "tokens"'),
+    "prompt and messages": ({"prompt": "a", "messages": []}, 'both "prompt" and "messages"'),
+    "messages that are text": ({"messages": "a"}, '"messages" is "a"; allowed: a list of messages'),
     "two beginnings": ({"prompt": "a", "document": "d", "snapshot": "s"}, 'both "document" and "snapshot"'),
     "no new tokens": (
         {"prompt": "a", "max_new_tokens": 0},
@@ -181,6 +183,50 @@ BAD_RECORDS = {
     "infinity": (b'{"prompt": "a", "metadata": 1e999}\n', "JSON that cannot be decoded: 1e999"),
     "Latin-1": (b'{"prompt": "d\xeda"}\n', r"byte 32 of the file, 0xed, is not UTF-8"),
 }
+
+
+def open_chats(folder, *records):
+    """Opens records with a vocabulary that has a chat template, and that vocabulary."""
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(train_chat_tokenizer(folder, "headers")))
+    path = folder / "chats.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return open_prompts(InferJob("run", prompts=str(path)), vocabulary), vocabulary
+
+
+def test_messages(tmp_path):
+    """Guards against a conversation written otherwise than in training, and a beginning token that is read twice."""
+    (tmp_path / "book.txt").write_text("a book")
+    messages = [{"role": "user", "content": "Hi "}]
+    opened, vocabulary = open_chats(
+        tmp_path, {"messages": messages}, {"messages": messages, "document": str(tmp_path / "book.txt")}
+    )
+    with opened as prompts:
+        first, behind = (np.concatenate(list(prompt.encode(vocabulary))) for prompt in prompts.read())
+    text = "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    np.testing.assert_array_equal(first, vocabulary.encode(text))
+    np.testing.assert_array_equal(behind, [vocabulary.bos_id, *first])
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "field 'messages' is no list of messages"),
+        ([{"role": "gpt", "content": "x"}], "has the role 'gpt'; allowed: system,"),
+        ([{"role": "assistant", "content": "x"}], r"tokenizer_config\.json fails: A conversation begins with"),
+    ],
+)
+def test_bad_messages(tmp_path, messages, message):
+    """Guards against a traceback of the template's, and a conversation that is answered although it is none."""
+    opened, _ = open_chats(tmp_path, {"messages": [{"role": "user", "content": "x"}]}, {"messages": messages})
+    with pytest.raises(DataError, match=rf"chats\.jsonl:2: .*{message}"), opened:
+        pytest.fail("a bad record was accepted")
+
+
+def test_messages_without_a_template(tmp_path):
+    """Guards against a conversation that a model without a chat template is asked in a form of somebody's own."""
+    opened = open_lines(tmp_path, {"messages": [{"role": "user", "content": "x"}]})
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl:1: .*need a vocabulary with a chat template.*VOCABULARY"):
+        opened.__enter__()
 
 
 @pytest.mark.parametrize("name", BAD_RECORDS)
