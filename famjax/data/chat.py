@@ -53,7 +53,8 @@ def mark_by_places(
     begins = np.minimum(begins, np.maximum.accumulate(np.concatenate([[0], ends[:-1]])))
     answers = np.zeros(len(tokens), np.bool_)
     for begin, end in rendered.spans:
-        answers |= (ends > begin) & (begins < end)
+        if begin < end:
+            answers |= (ends > begin) & (begins < end)
     return Marked(tokens, answers)
 
 

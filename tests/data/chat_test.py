@@ -3,9 +3,12 @@
 import datetime as dt
 import itertools
 
+import numpy as np
 import pytest
 import tokenizers
 
+from famjax.data.chat import mark_by_places
+from famjax.data.chat_template import Rendered
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
 from famjax.data.vocabularies import make_vocabulary
 from vocabulary_files import CHATML_SPECIAL, train_chat_sentencepiece, train_chat_tokenizer, train_tokenizer
@@ -93,21 +96,21 @@ def test_a_prompt_ends_where_the_answer_begins(family, tmp_path):
     assert vocabulary.chat.prompt(CHAT[:1], NOW).tolist() == before
 
 
-def test_blanks_that_a_tokenizer_leaves_out_of_a_place(tmp_path):
-    """Guards against an answer that begins a token late: byte-level tokenizers may trim blanks from places."""
-    folder = tmp_path / "trimmed"
-    folder.mkdir()
-    path = train_chat_tokenizer(folder, "chatml")
-    tokenizer = tokenizers.Tokenizer.from_file(path)
-    tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
-    tokenizer.save(path)
-    marked = make_vocabulary(HuggingFaceVocabulary(path)).chat.conversation(
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\n\n ok"}], None
-    )
-    library = tokenizers.Tokenizer.from_file(path)
-    assert [library.decode(ids, skip_special_tokens=False) for ids, inside in runs(marked) if inside] == [
-        "\n\n ok<|im_end|>"
-    ]
+def test_tokens_are_found_by_their_places():
+    """Guards against an answer that begins a token late where a token's place leaves its blanks out, or ends one early.
+
+    Tokens of "ab  cdé.": "ab", "  " (placed behind itself), "cd" and two bytes of "é", then ".".
+    """
+    begins, ends = np.array([0, 4, 4, 6, 6, 7]), np.array([2, 4, 6, 7, 7, 8])
+    for span, expected in [
+        ((2, 7), [0, 1, 1, 1, 1, 0]),
+        ((3, 4), [0, 1, 0, 0, 0, 0]),
+        ((1, 2), [1, 0, 0, 0, 0, 0]),
+        ((6, 8), [0, 0, 0, 1, 1, 1]),
+        ((5, 5), [0, 0, 0, 0, 0, 0]),
+    ]:
+        marked = mark_by_places(np.arange(6, dtype=np.int32), begins, ends, Rendered("ab  cdé.", (span,)))
+        assert marked.answers.astype(int).tolist() == expected, span
 
 
 def test_without_a_template(tmp_path):
