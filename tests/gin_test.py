@@ -33,6 +33,9 @@ RUN_COMPANIONS = {
     "runs/scan.gin": [],
     "runs/attention.gin": [],
 }
+RECIPE_COMPANIONS = {
+    "recipes/passkey.gin": ["models/tiny.gin"],
+}
 # Macros that a file needs unless something else is set in their place.
 NEEDED = {"runs/scan.gin": ["SCAN_TASKS", "SCAN_LENGTHS"]}
 JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob}
@@ -56,7 +59,8 @@ REQUIRED_VALUES = {
 
 def complete(file, folder):
     """Returns a file with its companions and a file that sets what they require."""
-    files = [file, *RUN_COMPANIONS.get(file, COMPANIONS.get(file.split("/")[0], []))]
+    companions = RUN_COMPANIONS | RECIPE_COMPANIONS
+    files = [file, *companions.get(file, COMPANIONS.get(file.split("/")[0], []))]
     macros = read_bindings(files, []).macros
     required = [name for name, binding in macros.items() if binding.value == REQUIRED] + NEEDED.get(file, [])
     values = folder / "values.gin"

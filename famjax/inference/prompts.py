@@ -109,8 +109,8 @@ def open_prompts(job: InferJob, vocabulary: Vocabulary) -> Iterator[Prompts]:
       vocabulary: whose ids "tokens" are.
 
     Raises:
-      DataError: a file that cannot be read, a record that is none, an empty prompt; with file and line.
       ConfigError: a record has messages, and the vocabulary no chat template.
+      DataError: a file that cannot be read, a record that is none, an empty prompt; with file and line.
     """
     with contextlib.ExitStack() as stack:
         if STANDARD_STREAM in job.patterns:

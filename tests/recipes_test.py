@@ -1,0 +1,118 @@
+"""gin/recipes/: each recipe's twin for a CPU trains, and is the recipe in all but its sizes."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from famjax.configuration.files import gin_root
+from famjax.configuration.loading import load
+from famjax.training.config import TrainJob
+from famjax.training.loop import train
+
+# What a twin may set: how large, how long, how much.
+SIZES = {
+    "TASK_FEATURE_LENGTHS",
+    "TRAIN_STEPS",
+    "BATCH_SIZE",
+    "BLOCK_SIZE",
+    "FAM_LENGTH",
+    "PassKey.min_length",
+}
+STEPS = 3
+TWINS = sorted(path.stem for path in gin_root().glob("recipes/*_cpu.gin"))
+
+
+def quoted(path):
+    """A path as gin writes it."""
+    return f"'{path}'"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A checkpoint of the model that the twins finetune, trained for a step."""
+    folder = tmp_path_factory.mktemp("base")
+    flags = {
+        "MODEL_DIR": quoted(folder),
+        "MIXTURE_OR_TASK_NAME": "'passkey'",
+        "TASK_FEATURE_LENGTHS": "{'targets': 384}",
+        "TRAIN_STEPS": "1",
+        "BLOCK_SIZE": "64",
+        "FAM_LENGTH": "8",
+        "NUM_SEGMENTS": "0",
+        "TrainJob.eval_data": "None",
+        "BATCH_SIZE": "8",
+    }
+    files = ["runs/pretrain.gin", "models/tiny.gin", "memory/fam.gin"]
+    train(load(TrainJob, files, list(flags.items())).job)
+    return folder
+
+
+def data_flags(twin, folder):
+    """Flags for a twin's own data."""
+    return {}
+
+
+def run(twin, base, folder, **flags):
+    """Trains a twin for a few steps; the job and its metrics."""
+    flags = {
+        "MODEL_DIR": quoted(folder / "run"),
+        "INITIAL_CHECKPOINT_PATH": quoted(base),
+        "TRAIN_STEPS": str(STEPS),
+        "LoggingConfig.period": "1",
+        "EVAL_STEPS": "1",
+        "EVAL_PERIOD": str(STEPS),
+        **data_flags(twin, folder),
+        **flags,
+    }
+    job = load(TrainJob, [f"recipes/{twin}.gin"], list(flags.items())).job
+    train(job)
+    lines = (Path(job.model_dir) / "metrics.jsonl").read_text().splitlines()
+    return job, [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_trains(twin, base, tmp_path):
+    """Guards against a recipe that loads and fails at its first step, its first evaluation, or trains on nothing."""
+    job, lines = run(twin, base, tmp_path)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    for line in steps:
+        assert np.isfinite(line["loss"])
+        assert line["loss"] > 0
+        assert line["update_norm"] > 0
+    assert any(np.isfinite(line.get("validation/loss", np.nan)) for line in lines)
+    assert (Path(job.model_dir) / f"checkpoint_{STEPS}").is_dir()
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_differs_in_sizes(twin):
+    """Guards against a twin that is another method than the recipe that it stands for."""
+    recipe = twin.removesuffix("_cpu")
+    text = (gin_root() / "recipes" / f"{twin}.gin").read_text()
+    included = re.findall(r"^include '(.*)'", text, re.MULTILINE)
+    assert included == [f"recipes/{recipe}.gin", "models/tiny.gin"]
+    settings = set(re.findall(r"^([\w./]+) =", text, re.MULTILINE))
+    assert settings <= SIZES
+
+
+def test_every_recipe_has_a_twin():
+    """Guards against a recipe that no test runs; the demo is run as it is."""
+    recipes = {path.stem for path in gin_root().glob("recipes/*.gin")}
+    assert {name for name in recipes if not name.startswith("demo") and not name.endswith("_cpu")} == {
+        twin.removesuffix("_cpu") for twin in TWINS
+    }
+
+
+def test_the_papers_passkey_lengths():
+    """Guards against another recipe under the paper's name: 2k to 18k tokens of filler, F = 64, C = 1024, 5k steps."""
+    flags = {"MODEL_DIR": "'x'", "INITIAL_CHECKPOINT_PATH": "'y'"}
+    job = load(TrainJob, ["recipes/passkey.gin", "models/1b.gin"], list(flags.items())).job
+    settings = job.data.tasks["passkey"]
+    around = 128
+    assert (settings.min_length - around, job.data.length - around) == (2 * 1024, 18 * 1024)
+    memory = job.model.memory
+    assert (memory.block_size, memory.num_segments, memory.fam_length) == (1024, 0, 64)
+    assert (job.total_steps, job.data.batch_size, job.random_position_offset) == (5000, 128, True)
