@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -141,7 +141,9 @@ class SentencePiece:
         control = {self._processor.IdToPiece(i): i for i in pieces if self._processor.IsControl(i)}
         self._written = {**control, **{text: added.id for text, added in self._added.items()}}
         self._control = {*control.values(), self.pad_id, self.bos_id, self.eos_id}
-        self.chat = _open_chat(files, self._written, self._encode_rendered)
+        names = dict(zip(("pad_token", "bos_token", "eos_token"), own, strict=True))
+        texts = {name: self._processor.IdToPiece(i) for name, i in names.items() if i >= 0} | dict(files.special)
+        self.chat = _open_chat(files, texts, self._written, self._encode_rendered)
         self.fingerprint = _fingerprint(model, self._added, files)
 
     def _special(self, name: str, files: TokenizerFiles, own_id: int) -> int | None:
@@ -240,9 +242,10 @@ class HuggingFace:
         unknown = model.get("unk_token")
         self.unk_id = model.get("unk_id") if unknown is None else self._tokenizer.token_to_id(unknown)
         added = self._tokenizer.get_added_tokens_decoder().items()
-        named = {getattr(config, name) for name in ("pad_token", "bos_token", "eos_token")} - {None}
-        written = {each.content: i for i, each in added if each.special or each.content in named}
-        self.chat = _open_chat(files, written, self._encode_rendered)
+        named = {name: getattr(config, name) for name in ("pad_token", "bos_token", "eos_token")}
+        texts = dict(files.special) | {name: text for name, text in named.items() if text is not None}
+        written = [each.content for _, each in added if each.special or each.content in texts.values()]
+        self.chat = _open_chat(files, texts, written, self._encode_rendered)
         self.fingerprint = _fingerprint(raw, (self.pad_id, self.bos_id, self.eos_id), files)
 
     def _special(self, name: str, files: TokenizerFiles) -> int | None:
@@ -305,11 +308,20 @@ def _read(path: str, setting: str) -> bytes:
         raise DataError(f"{path}: cannot be read ({setting}): {error.strerror}") from error
 
 
-def _open_chat(files: TokenizerFiles, special: Mapping[str, int], encode: Callable[[Rendered], Marked]) -> Chat | None:
-    """The chat template of a tokenizer whose special tokens are `special`; None: it has none."""
+def _open_chat(
+    files: TokenizerFiles, special: Mapping[str, str], written: Iterable[str], encode: Callable[[Rendered], Marked]
+) -> Chat | None:
+    """The chat template of a tokenizer; None: it has none.
+
+    Args:
+      files: what lies beside the tokenizer.
+      special: texts of special tokens by their names.
+      written: texts of all special tokens.
+      encode: see `Chat`.
+    """
     if files.chat_template is None:
         return None
-    return Chat(ChatTemplate(files.chat_template, files.template_path, files.special, [*special]), encode)
+    return Chat(ChatTemplate(files.chat_template, files.template_path, special, tuple(written)), encode)
 
 
 def _fingerprint(model: bytes, special: Any, files: TokenizerFiles) -> str:

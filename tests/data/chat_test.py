@@ -11,7 +11,13 @@ from famjax.data.chat import mark_by_places
 from famjax.data.chat_template import Rendered
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
 from famjax.data.vocabularies import make_vocabulary
-from vocabulary_files import CHATML_SPECIAL, train_chat_sentencepiece, train_chat_tokenizer, train_tokenizer
+from vocabulary_files import (
+    CHATML_SPECIAL,
+    train_chat_sentencepiece,
+    train_chat_tokenizer,
+    train_sentencepiece,
+    train_tokenizer,
+)
 
 NOW = dt.datetime(2024, 7, 26)
 CHAT = [
@@ -117,6 +123,21 @@ def test_without_a_template(tmp_path):
     """Guards against a template that nobody gave."""
     assert make_vocabulary(ByteVocabulary()).chat is None
     assert make_vocabulary(HuggingFaceVocabulary(train_tokenizer(tmp_path))).chat is None
+
+
+def test_special_tokens_of_the_settings_and_of_the_model(tmp_path):
+    """Guards against a template without the special tokens that no file beside the tokenizer names."""
+    source = tmp_path / "mine.jinja"
+    source.write_text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    path = train_tokenizer(tmp_path)
+    named = HuggingFaceVocabulary(path, bos_token="<s>", eos_token="</s>", chat_template=str(source))
+    pieces = SentencePieceVocabulary(train_sentencepiece(tmp_path), chat_template=str(source))
+    for config, begins in ((named, True), (pieces, False)):  # the model has no beginning token
+        vocabulary = make_vocabulary(config)
+        ids = vocabulary.chat.prompt([{"role": "user", "content": "the key"}], NOW).tolist()
+        assert ids[-1] == vocabulary.eos_id
+        assert (ids[0] == vocabulary.bos_id) == begins
+        assert vocabulary.decode(ids) == "the key"
 
 
 def test_a_template_of_ones_own(tmp_path):
