@@ -9,6 +9,7 @@ import pytest
 from famjax.data import registry
 from famjax.data.config import DataConfig, HuggingFaceVocabulary
 from famjax.data.feeding import open_batches, open_vocabulary
+from famjax.data.instructions_config import Instructions
 from famjax.data.questions.long_documents_config import Isabelle
 from famjax.data.questions.reading_config import PublishedData
 from famjax.data.task_config import Documents, Mixture, PassKey, PassKeyDocuments
@@ -135,7 +136,7 @@ def test_default_corpus():
 def test_every_built_in_task_opens(config):
     """Guards against a name in the registry that cannot be read."""
     for name, task in registry.BUILT_IN.items():
-        if not isinstance(task, PublishedData | Isabelle):  # their data come with nobody's machine
+        if not isinstance(task, Instructions | PublishedData | Isabelle):  # their data come with nobody's machine
             assert take(open_batches(config(name, length=4096)), 1)[0]["valid"].any()
 
 
