@@ -66,8 +66,7 @@ def read_mask(layout: Layout, num_segments: int, fam_length: int, window: int | 
     """
     batch, pieces, slots = layout.occupied.shape
     size = layout.block_size
-    block_index = layout.first_block[:, None, None] + jnp.arange(pieces)[None, :, None]
-    segment_exists = block_index - num_segments + jnp.arange(num_segments)[None, None, :] >= 0
+    segment_exists = layout.block_index[:, :, None] - num_segments + jnp.arange(num_segments)[None, None, :] >= 0
     see_segments = jnp.repeat(segment_exists, size, axis=2)[:, :, None, :]
     see_fam = jnp.ones((1, 1, 1, fam_length), jnp.bool_)
     own_slot: Int[Array, "B P S"] = layout.start[:, :, None] + jnp.arange(slots)[None, None, :]

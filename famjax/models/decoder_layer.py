@@ -41,11 +41,14 @@ class CallContext:
     Attributes:
       layout: where the tokens lie.
       fam_is_initial: rows whose FAM carries no context at the start of the call [B].
+      start_is_initial: rows in which the FAM that a text begins with carries no context [B]; None where no text begins
+        in the call.
       view: what the layers look at; `LayerView` or, of both kinds, `ByKind` of it.
     """
 
     layout: Layout
     fam_is_initial: Leaf
+    start_is_initial: Leaf | None
     view: Any
 
 
@@ -56,11 +59,13 @@ class LayerView:
     Attributes:
       token_rotation: RoPE of the tokens [B, P, S].
       fam_rotation: RoPE of the FAM that enters each piece, and of the one that leaves the last [B, P + 1, F].
+      start_rotation: RoPE of the FAM that enters a text's first block [B, F]; None where no text begins in the call.
       mask: which of [segments | FAM | block] a token looks at [B, P, S, X].
     """
 
     token_rotation: Rotation
     fam_rotation: Rotation
+    start_rotation: Rotation | None
     mask: Leaf
 
 
@@ -154,6 +159,10 @@ class Written:
     departure: Average
 
 
+# FAM, its keys and values, the FAM that its departure is measured from, and the rows where it carries no context.
+FamCarry = tuple[Fam, KeyValues, Fam, Flags]
+
+
 def make_norm(config: TransformerConfig, axis: str = "embed") -> RMSNorm:
     """A norm of the model, over the dimension with this logical axis."""
     return RMSNorm(config.norm_epsilon, jnp.dtype(config.dtype), config.unit_offset_norms, axis)
@@ -195,7 +204,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One layer. Called with (x, layer state, kind, context), it returns (x, (new layer state, diagnostics)).
+    """One layer. Called with (x, state, kind, a text's first state, context), it returns (x, (new state, diagnostics)).
 
     `is_local`, here and in its methods: the layer's entry of `kind_flags`.
     """
@@ -228,20 +237,20 @@ class DecoderLayer(nn.Module):
             self.fam_prefix: Any = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
 
     def __call__(
-        self, x: PieceHidden, state: LayerState, is_local: Leaf, context: CallContext
+        self, x: PieceHidden, state: LayerState, is_local: Leaf, start: LayerState | None, context: CallContext
     ) -> tuple[PieceHidden, tuple[LayerState, Diagnostics]]:
-        """Reads the tokens and writes the memory."""
+        """Reads the tokens and writes the memory; `start` is what a text begins with, None where none begins."""
         memory, layout = self.config.memory, context.layout
         context = dataclasses.replace(context, view=_chosen(context.view, is_local))
         normed = self.attention_norm(x)
         queries = self.attention.queries(normed, context.view.token_rotation)
         of_tokens = self.attention.key_values(normed, context.view.token_rotation)
-        unfinished = KeyValues(None, None) if state.cache is None else state.cache.block
+        unfinished = (state.cache and state.cache.block) or KeyValues(None, None)
         blocks = KeyValues(
             keys=fill_blocks(of_tokens.keys, unfinished.keys, layout),
             values=fill_blocks(of_tokens.values, unfinished.values, layout),
         )
-        written = self.write(blocks, state, context)
+        written = self.write(blocks, state, start, context)
         segments = self._segments(blocks, state)
         attended, fam_attention = self.read(queries, segments, written.entering, blocks, context)
         x = x + self.dropout(self.attention_branch(attended))
@@ -280,23 +289,24 @@ class DecoderLayer(nn.Module):
         """`fam_keys`, in the form that a scan over layers takes; `rotation` as `by_kind` makes it."""
         return carry, self.fam_keys(fam, _chosen(rotation, is_local))
 
-    def write(self, blocks: KeyValues, state: LayerState, context: CallContext) -> Written:
+    def write(self, blocks: KeyValues, state: LayerState, start: LayerState | None, context: CallContext) -> Written:
         """Updates FAM block by block: a scan over pieces (spec: The layer, step 3).
 
         FAM's queries see FAM and every key of the block, and only a full block is written, so there is nothing to mask.
-        A call shorter than a block completes none, mostly: where no row does, nothing is computed.
+        A call shorter than a block completes none, mostly: where no row does, nothing is computed. Where a text begins,
+        FAM is that of its start again.
         """
         layout, rotations = context.layout, context.view.fam_rotation
         # (Variables are made where they are first used, which must not be within a condition.)
         makes_variables = self.is_initializing() or self.is_mutable_collection(INTERMEDIATES)
         update_always = layout.occupied.shape[2] == layout.block_size or makes_variables
 
-        def step(layer: "DecoderLayer", carry: tuple[Fam, KeyValues, Fam, Flags], piece: Any) -> tuple[Any, Any]:
-            fam, own, first_fam, is_initial = carry
+        def step(layer: "DecoderLayer", carry: FamCarry, piece: Any, new_text: FamCarry | None) -> tuple[Any, Any]:
+            block, rotation, next_rotation, full, begins = piece
+            fam, own, first_fam, is_initial = carry if new_text is None else _choose(begins, new_text, carry)
             if layer.config.memory.stop_gradient:
                 # The initial FAM is the prompt's: it is trained in the ablation too.
                 fam = jnp.where(is_initial[:, None, None], fam, jax.lax.stop_gradient(fam))
-            block, rotation, next_rotation, full = piece
 
             def update(layer: "DecoderLayer") -> tuple[Fam, KeyValues]:
                 # The first update has no residual: the initial FAM carries no context.
@@ -320,15 +330,20 @@ class DecoderLayer(nn.Module):
             variable_broadcast="params",
             variable_axes={INTERMEDIATES: 1},
             split_rngs={"params": False, "dropout": True},
-            in_axes=1,
+            in_axes=(1, nn.broadcast),
             out_axes=1,
         )
         fam = state.fam
         entering_at = jax.tree.map(lambda table: table[:, :-1], rotations)
         leaving_at = jax.tree.map(lambda table: table[:, 1:], rotations)
-        own = self.fam_keys(fam, _first(rotations)) if state.cache is None else state.cache.fam
+        own = (state.cache and state.cache.fam) or self.fam_keys(fam, _first(rotations))
         carry = (fam, own, fam, context.fam_is_initial)
-        (fam, own, _, _), (entering, sizes) = scan(self, carry, (blocks, entering_at, leaving_at, layout.full))
+        new_text: FamCarry | None = None
+        if start is not None and context.start_is_initial is not None:
+            own_start = self.fam_keys(start.fam, context.view.start_rotation)
+            new_text = (start.fam, own_start, start.fam, context.start_is_initial)
+        pieces = (blocks, entering_at, leaving_at, layout.full, layout.begins)
+        (fam, own, _, _), (entering, sizes) = scan(self, carry, pieces, new_text)
         square, change, departure, is_later = sizes
         return Written(
             entering=entering,

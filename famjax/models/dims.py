@@ -28,6 +28,8 @@ from jaxtyping import Array, Bool, Float, Int
 Tokens = Int[Array, "B T"]
 Lengths = Int[Array, " B"]
 Flags = Bool[Array, " B"]
+BlockLengths = Int[Array, "B N"]
+BlockFlags = Bool[Array, "B N"]
 Hidden = Float[Array, "B T D"]
 Logits = Float[Array, "... V"]
 

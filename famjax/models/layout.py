@@ -9,13 +9,17 @@ row to row. The call is cut into pieces such that piece p of every row lies with
 
 so that all rows end their blocks together and one computation, over [B, P, S], serves training (fill 0, whole blocks),
 prefill in chunks and decoding (T = 1: one piece of one slot).
+
+Where rows read one text after another (document streaming), each text begins with a block: a piece is a block then, and
+a text's last block may end in padding (`make_text_layout`).
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from famjax.models.dims import Hidden, Leaf, Lengths, Tokens
+from famjax.models.dims import BlockFlags, BlockLengths, Hidden, Leaf, Lengths, Tokens
 
 
 @struct.dataclass
@@ -28,8 +32,9 @@ class Layout:
       positions: a slot's token's position in its text, from 0 [B, P, S].
       start: slots of the block that were filled before the piece [B, P].
       filled: slots of the block that are filled after the piece [B, P].
-      first_block: index, in the text, of the block that piece 0 lies in [B].
+      block_index: index, in its text, of the block that a piece lies in [B, P].
       lengths: tokens of the call, for each row [B].
+      begins: whether a new text begins with a piece [B, P]; None: no text begins or ends in the call.
       block_size: C.
       identity: the pieces are the tokens in order, padded at the end: no gathering is needed.
     """
@@ -39,8 +44,9 @@ class Layout:
     positions: Leaf
     start: Leaf
     filled: Leaf
-    first_block: Leaf
+    block_index: Leaf
     lengths: Leaf
+    begins: Leaf | None
     block_size: int = struct.field(pytree_node=False)
     identity: bool = struct.field(pytree_node=False)
 
@@ -69,12 +75,13 @@ class Layout:
         ranks = jnp.arange(num_tokens)[None, :]
         if self.identity:
             hidden_BxTxD = hidden_BxQxD[:, :num_tokens]
+            is_token = self.occupied.reshape(batch, pieces * slots)[:, :num_tokens]
         else:
             slot_in_text = self.start[:, :1] + ranks
             piece = slot_in_text // self.block_size
             slot = slot_in_text % self.block_size - jnp.where(piece == 0, self.start[:, :1], 0)
             hidden_BxTxD = jnp.take_along_axis(hidden_BxQxD, (piece * slots + slot)[:, :, None], axis=1, mode="clip")
-        is_token = ranks < self.lengths[:, None]
+            is_token = ranks < self.lengths[:, None]
         return jnp.where(is_token[:, :, None], hidden_BxTxD, 0)
 
 
@@ -102,11 +109,46 @@ def make_layout(num_read: Lengths, lengths: Lengths, num_tokens: int, block_size
         positions=num_read[:, None, None] + rank,
         start=start,
         filled=start + ends - begins,
-        first_block=num_read // block_size,
+        block_index=(num_read // block_size)[:, None] + jnp.arange(pieces)[None, :],
         lengths=lengths,
+        begins=None,
         block_size=block_size,
         identity=aligned,
     )
+
+
+def make_text_layout(num_read: Lengths, begins: BlockFlags, lengths: BlockLengths, block_size: int) -> Layout:
+    """Lays out the blocks of rows that read text after text, all standing at the start of a block.
+
+    Args:
+      num_read: tokens that each row has read of the text that it is in.
+      begins: blocks with which a new text begins.
+      lengths: tokens of each block; the rest of it is padding.
+      block_size: C.
+    """
+    batch, pieces = begins.shape
+    block_index = text_blocks(num_read, begins, block_size)
+    slot = jnp.arange(block_size)[None, None, :]
+    rank = jnp.arange(pieces)[None, :, None] * block_size + slot
+    return Layout(
+        token_index=jnp.broadcast_to(rank, (batch, pieces, block_size)),
+        occupied=slot < lengths[:, :, None],
+        positions=block_index[:, :, None] * block_size + slot,
+        start=jnp.zeros_like(lengths),
+        filled=lengths,
+        block_index=block_index,
+        lengths=jnp.sum(lengths, axis=1),
+        begins=begins,
+        block_size=block_size,
+        identity=True,
+    )
+
+
+def text_blocks(num_read: Lengths, begins: BlockFlags, block_size: int) -> BlockLengths:
+    """Index, in its text, of each block; arguments as of `make_text_layout`."""
+    rank = jnp.arange(begins.shape[1])[None, :]
+    first = jax.lax.cummax(jnp.where(begins, rank, -1), axis=1)
+    return jnp.where(first < 0, num_read[:, None] // block_size + rank, rank - first)
 
 
 def left_align(tokens: Tokens, valid: Bool[Array, "B T"]) -> tuple[Tokens, Lengths]:

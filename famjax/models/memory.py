@@ -13,8 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.models.dims import BlockKeys, Leaf, Lengths, PieceKeys, SegmentKeys
-from famjax.models.layout import Layout
+from famjax.models.layout import Layout, make_layout
 from famjax.models.rope import Rotation, make_rotation
+
+PieceOffsets = Int[Array, "B P"]
 
 
 @struct.dataclass
@@ -31,14 +33,16 @@ class Cache:
 
     Attributes:
       segments: keys and values of the past M blocks, oldest first [B, M * C, K, h].
-      block: those of the unfinished block [B, C, K, h]; nothing reads what lies in its free slots.
+      block: those of the unfinished block [B, C, K, h]; nothing reads what lies in its free slots. None: every row
+        stands at the start of a block.
       fam: those of F_prev [B, F, K, h], made once a block: decoding would otherwise make them again for every token.
-        They belong to the parameters that made them: a state carried over an update of these needs them anew.
+        They belong to the parameters that made them: a state carried over an update of these has None, and the call
+        makes them anew.
     """
 
     segments: KeyValues
-    block: KeyValues
-    fam: KeyValues
+    block: Leaf | None
+    fam: Leaf | None
 
 
 @struct.dataclass
@@ -78,6 +82,25 @@ class State:
         return self.layers.fam
 
 
+@struct.dataclass
+class Texts:
+    """What rows read that go on from one text to the next within a call (document streaming).
+
+    Every text begins with a block, and padding fills its last one up. All rows stand at the start of a block. A row
+    whose last block of a call ends in padding begins a new text with its next block.
+
+    Attributes:
+      begins: whether a new text begins with this block [B, N].
+      lengths: tokens of each block [B, N]: C, or fewer in a text's last.
+      start: the state that a text begins with in each row, of `Transformer.init_state` without a cache. (Random state
+        passing puts another FAM in, the training's position offset lies in it.)
+    """
+
+    begins: Leaf
+    lengths: Leaf
+    start: State
+
+
 def empty_cache(config: TransformerConfig, batch: int) -> Cache:
     """A cache that holds nothing, for one layer; the keys of the initial FAM are still to be put in."""
     memory = config.memory
@@ -103,15 +126,24 @@ def layer_rotation(
     return make_rotation(positions, config.head_dim, base, fraction, scaling)
 
 
+def piece_offsets(state: State, texts: Texts | None, layout: Layout) -> PieceOffsets:
+    """What is added to the positions of each piece: the offset of the text that it belongs to."""
+    offset = jnp.broadcast_to(state.position_offset[:, None], layout.block_index.shape)
+    if texts is None:
+        return offset
+    is_new = jnp.cumsum(texts.begins, axis=1) > 0
+    return jnp.where(is_new, texts.start.position_offset[:, None], offset)
+
+
 def token_rotation(
-    config: TransformerConfig, layout: Layout, position_offset: Lengths, is_local: bool = False
+    config: TransformerConfig, layout: Layout, position_offset: PieceOffsets, is_local: bool = False
 ) -> Rotation:
     """RoPE of the tokens in their slots [B, P, S]."""
-    return layer_rotation(config, layout.positions + position_offset[:, None, None], is_local)
+    return layer_rotation(config, layout.positions + position_offset[:, :, None], is_local)
 
 
 def fam_rotation(
-    config: TransformerConfig, layout: Layout, position_offset: Lengths, is_local: bool = False
+    config: TransformerConfig, layout: Layout, position_offset: PieceOffsets, is_local: bool = False
 ) -> Rotation:
     """RoPE of the FAM that enters each piece's block, and the block behind the last piece's [B, P + 1, F].
 
@@ -121,19 +153,26 @@ def fam_rotation(
     activation that they are a copy of, so that one rotation serves its queries and keys.
     """
     memory = config.memory
-    pieces = layout.start.shape[1]
-    block = layout.first_block[:, None] + jnp.arange(pieces + 1)[None, :]
-    block_begin = block * memory.block_size + position_offset[:, None]
+    block_begin = layout.block_index * memory.block_size + position_offset
+    behind = block_begin[:, -1:] + memory.block_size
+    block_begin = jnp.concatenate([block_begin, behind], axis=1)
     row = jnp.arange(memory.fam_length)
     fraction = None
     if memory.fam_position == "block_end":
         positions = block_begin[:, :, None] - memory.fam_length + row[None, None, :]
     elif memory.fam_position == "between_blocks":
-        positions = jnp.broadcast_to(block_begin[:, :, None] - 1, (*block.shape, memory.fam_length))
+        positions = jnp.broadcast_to(block_begin[:, :, None] - 1, (*block_begin.shape, memory.fam_length))
         fraction = jnp.broadcast_to((row + 1) / (memory.fam_length + 1), positions.shape)
     else:
-        positions = jnp.zeros((*block.shape, memory.fam_length), jnp.int32)
+        positions = jnp.zeros((*block_begin.shape, memory.fam_length), jnp.int32)
     return layer_rotation(config, positions, is_local, fraction)
+
+
+def initial_fam_rotation(config: TransformerConfig, position_offset: Lengths, is_local: bool = False) -> Rotation:
+    """RoPE of the FAM that enters the first block of a text [B, F]."""
+    zeros = jnp.zeros_like(position_offset)
+    layout = make_layout(zeros, zeros, 1, config.memory.block_size, aligned=True)
+    return jax.tree.map(lambda table: table[:, 0], fam_rotation(config, layout, position_offset[:, None], is_local))
 
 
 def fill_blocks(piece: PieceKeys, unfinished: Float[Array, "B C K h"] | None, layout: Layout) -> BlockKeys:
@@ -164,6 +203,8 @@ def advance_cache(
     blocks: KeyValues, fam: KeyValues, cache: Cache | None, layout: Layout, memory: MemoryConfig
 ) -> Cache:
     """The cache after the call: the M blocks before each row's unfinished one, that one, and FAM's keys and values."""
+    if layout.begins is not None:
+        return _advance_texts(blocks, fam, cache, memory.num_segments)
     if cache is not None and blocks.keys.shape[1] == 1:
         return _advance_one_block(blocks, fam, cache, layout)
     segments = memory.num_segments
@@ -182,6 +223,24 @@ def advance_cache(
     return Cache(
         segments=KeyValues(keys=segment_keys, values=segment_values),
         block=KeyValues(keys=block_keys, values=block_values),
+        fam=fam,
+    )
+
+
+def _advance_texts(blocks: KeyValues, fam: KeyValues, cache: Cache | None, num_segments: int) -> Cache:
+    """`advance_cache` of a call in which texts begin: no later token comes into any of its blocks."""
+    batch, pieces, size, heads, width = blocks.keys.shape
+
+    def advance(new: BlockKeys, past: Float[Array, "B MC K h"] | None) -> jax.Array:
+        last = _with_history(new, past, num_segments)[:, pieces:]
+        return last.reshape(batch, num_segments * size, heads, width)
+
+    return Cache(
+        segments=KeyValues(
+            keys=advance(blocks.keys, cache.segments.keys if cache else None),
+            values=advance(blocks.values, cache.segments.values if cache else None),
+        ),
+        block=None,
         fam=fam,
     )
 
@@ -216,6 +275,20 @@ def advance_counters(state: State, layers: LayerState, layout: Layout, num_token
     )
 
 
+def advance_texts(state: State, texts: Texts, layers: LayerState, layout: Layout) -> State:
+    """The state after a call in which texts begin, whose layers ended in `layers`."""
+    last_block, is_full = layout.block_index[:, -1], layout.full[:, -1]
+    is_new = jnp.any(texts.begins, axis=1)
+    is_unwritten = jnp.where(is_new, (last_block == 0) & ~is_full, layout.num_blocks_completed == 0)
+    return State(
+        layers=layers,
+        num_tokens=last_block * layout.block_size + layout.filled[:, -1],
+        position_offset=jnp.where(is_new, texts.start.position_offset, state.position_offset),
+        fam_is_initial=jnp.where(is_new, texts.start.fam_is_initial, state.fam_is_initial) & is_unwritten,
+        aligned=True,
+    )
+
+
 def _with_history(blocks: BlockKeys, segments: jax.Array | None, num_segments: int) -> Float[Array, "B history C K h"]:
     """The M blocks before the call, then the call's blocks."""
     batch, _, size, heads, width = blocks.shape
@@ -234,8 +307,8 @@ def state_axes(state: State) -> State:
     cache = state.layers.cache
     cache_axes = cache and Cache(
         segments=key_values_axes(cache.segments),
-        block=key_values_axes(cache.block),
-        fam=key_values_axes(cache.fam, "fam"),
+        block=cache.block and key_values_axes(cache.block),
+        fam=cache.fam and key_values_axes(cache.fam, "fam"),
     )
     layers = dataclasses.replace(state.layers, fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
     rows = ("batch",)

@@ -26,15 +26,19 @@ from famjax.models.decoder_layer import (
 )
 from famjax.models.dims import Leaf, Lengths, Logits, SavedFam, StackedFam, Tokens
 from famjax.models.layers import Embedding, Projection, soft_cap
-from famjax.models.layout import make_layout
+from famjax.models.layout import make_layout, make_text_layout
 from famjax.models.memory import (
     Cache,
     LayerState,
     State,
+    Texts,
     advance_counters,
+    advance_texts,
     empty_cache,
     fam_rotation,
+    initial_fam_rotation,
     layer_rotation,
+    piece_offsets,
     token_rotation,
 )
 
@@ -97,7 +101,9 @@ class Transformer(nn.Module):
             shape = (config.emb_dim, config.vocab_size)
             self.output = Projection(shape, ("embed", "vocab"), 1, dtype, result_dtype=jnp.dtype(jnp.float32))
 
-    def __call__(self, tokens: Tokens, state: State, lengths: Lengths | None = None) -> Output:
+    def __call__(
+        self, tokens: Tokens, state: State, lengths: Lengths | None = None, texts: Texts | None = None
+    ) -> Output:
         """Reads tokens.
 
         Args:
@@ -105,27 +111,45 @@ class Transformer(nn.Module):
           state: what the rows have read so far, from `init_state` or an earlier call.
           lengths: how many of a row's tokens are tokens; the rest, to T, is padding, and leaves no trace
             (`famjax.models.layout.left_align` brings padding from anywhere to the end). None: all.
+          texts: which of the call's blocks begin a new text, and where they end; it takes the place of `lengths`. Every
+            text is read as if alone: nothing before its first block reaches it.
         """
         config = self.config
         memory = config.memory
         batch, num_tokens = tokens.shape
-        given = jnp.full((batch,), num_tokens, jnp.int32) if lengths is None else lengths
-        layout = make_layout(state.num_tokens, given, num_tokens, memory.block_size, state.aligned)
+        if texts is None:
+            given = jnp.full((batch,), num_tokens, jnp.int32) if lengths is None else lengths
+            layout = make_layout(state.num_tokens, given, num_tokens, memory.block_size, state.aligned)
+        else:
+            _require_blocks(tokens, state, lengths, texts, memory.block_size)
+            layout = make_text_layout(state.num_tokens, texts.begins, texts.lengths, memory.block_size)
+        offsets = piece_offsets(state, texts, layout)
 
         def view(is_local: bool) -> LayerView:
             window = config.local_window if is_local else None
+            start = texts and initial_fam_rotation(config, texts.start.position_offset, is_local)
             return LayerView(
-                token_rotation=token_rotation(config, layout, state.position_offset, is_local),
-                fam_rotation=fam_rotation(config, layout, state.position_offset, is_local),
+                token_rotation=token_rotation(config, layout, offsets, is_local),
+                fam_rotation=fam_rotation(config, layout, offsets, is_local),
+                start_rotation=start,
                 mask=read_mask(layout, memory.num_segments, memory.fam_length, window),
             )
 
-        context = CallContext(layout=layout, fam_is_initial=state.fam_is_initial, view=by_kind(config, view))
+        context = CallContext(
+            layout=layout,
+            fam_is_initial=state.fam_is_initial,
+            start_is_initial=texts and texts.start.fam_is_initial,
+            view=by_kind(config, view),
+        )
         x = self.dropout(self.embedding(layout.scatter_tokens(tokens)))
         x = nn.with_logical_constraint(x, ("batch", None, None, "embed"))
-        x, (layers, diagnostics) = self.layers(x, state.layers, kind_flags(config), context)
+        start = None if texts is None else texts.start.layers
+        x, (layers, diagnostics) = self.layers(x, state.layers, kind_flags(config), start, context)
         hidden = layout.gather_hidden(self.final_norm(x), num_tokens)
-        new_state = advance_counters(state, layers, layout, num_tokens, padded=lengths is not None)
+        if texts is None:
+            new_state = advance_counters(state, layers, layout, num_tokens, padded=lengths is not None)
+        else:
+            new_state = advance_texts(state, texts, layers, layout)
         return Output(hidden=hidden, state=new_state, diagnostics=diagnostics)
 
     def init_state(self, batch: int, position_offset: Lengths | None = None, with_cache: bool = True) -> State:
@@ -165,10 +189,7 @@ class Transformer(nn.Module):
         )
         if not config.memory.fam_length:
             return cache
-        zeros = jnp.zeros_like(position_offset)
-        layout = make_layout(zeros, zeros, 1, config.memory.block_size, aligned=True)
-        rotation = by_kind(config, lambda is_local: fam_rotation(config, layout, position_offset, is_local))
-        rotation = jax.tree.map(lambda table: table[:, 0], rotation)
+        rotation = by_kind(config, lambda is_local: initial_fam_rotation(config, position_offset, is_local))
         _, fam_keys = self.layers.cache_fam(None, fam, kind_flags(config), rotation)
         return cache.replace(fam=fam_keys)
 
@@ -206,11 +227,12 @@ def read(
     state: State,
     lengths: Lengths | None = None,
     *,
+    texts: Texts | None = None,
     dropout_key: jax.Array | None = None,
 ) -> Output:
     """`Transformer.__call__` with these parameters; a model that is not deterministic needs the key."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    output: Any = model.apply({"params": params}, tokens, state, lengths, rngs=rngs)
+    output: Any = model.apply({"params": params}, tokens, state, lengths, texts, rngs=rngs)
     return output
 
 
@@ -254,6 +276,16 @@ def parameter_shapes(config: TransformerConfig) -> Mapping[str, jax.ShapeDtypeSt
     return flatten_dict(shapes, sep="/")
 
 
+def _require_blocks(tokens: Tokens, state: State, lengths: Lengths | None, texts: Texts, block_size: int) -> None:
+    """ValueError where a call with texts is not one of whole blocks."""
+    blocks = texts.begins.shape[1]
+    if lengths is not None or not state.aligned or tokens.shape[1] != blocks * block_size:
+        raise ValueError(
+            f"texts of {blocks} blocks of {block_size} need as many tokens a row (not {tokens.shape[1]}), rows at the "
+            "start of a block, and no lengths besides"
+        )
+
+
 def _stacked(config: TransformerConfig) -> Any:
     """The decoder layer, rematerialised as configured, scanned over layers: compile time does not grow with depth."""
     layer: Any = DecoderLayer
@@ -267,7 +299,7 @@ def _stacked(config: TransformerConfig) -> Any:
         "metadata_params": {nn.PARTITION_NAME: "layers"},
     }
     methods = {
-        "__call__": {"in_axes": (0, 0, nn.broadcast), **over_layers},
+        "__call__": {"in_axes": (0, 0, 0, nn.broadcast), **over_layers},
         "start_fam": {"in_axes": (0, nn.broadcast), **over_layers},
         "cache_fam": {"in_axes": (0, 0, nn.broadcast), **over_layers},
     }

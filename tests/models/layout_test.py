@@ -43,7 +43,7 @@ def test_equals_loop(name, aligned):
         assert layout.filled[row].tolist() == filled
         assert layout.start[row].tolist() == [fill] + [0] * (pieces - 1)
         assert layout.num_blocks_completed[row] == (read + length) // size - read // size
-        assert layout.first_block[row] == read // size
+        assert layout.block_index[row, 0] == read // size
     np.testing.assert_array_equal(layout.occupied, occupied)
 
 

@@ -75,7 +75,7 @@ def test_positions_of_fam(fam_position):
     rows, config = 3, vary(fam_position=fam_position, fam_length=3, block_size=SIZE)
     layout = make_layout(jnp.array([0, 9]), jnp.array([9, 9]), 9, SIZE, aligned=False)
     offset = jnp.array([0, 1000])
-    actual = fam_rotation(config, layout, offset)
+    actual = fam_rotation(config, layout, jnp.broadcast_to(offset[:, None], layout.block_index.shape))
     for row, first_block in enumerate((0, 2)):
         for piece in range(layout.start.shape[1] + 1):
             begin = (first_block + piece) * SIZE + int(offset[row])
