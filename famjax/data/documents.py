@@ -38,14 +38,8 @@ class Windows:
             starts = corpus.encoded.starts[[0, -1]]
         else:
             starts = corpus.encoded.starts
-            (short,) = np.nonzero(np.diff(starts) < length)
-            if short.size and short_documents == "error":
-                raise DataError(
-                    f"{corpus.place(int(short[0]))}: a document of {int(np.diff(starts)[short[0]])} tokens is "
-                    f"shorter than an example of {length}; {short.size} of {len(starts) - 1} documents are "
-                    "(Documents.short_documents = 'pack' joins them, 'skip' leaves them out)."
-                )
-            self.skipped["short_document"] += int(short.size)
+            long = long_documents(corpus, length, short_documents)
+            self.skipped["short_document"] += len(starts) - 1 - len(long)
         lengths = np.diff(starts)
         counts = np.where(lengths < length, 0 if short_documents != "pack" else 1, -(-lengths // length))
         if whole_only:
@@ -64,6 +58,25 @@ class Windows:
         document = int(np.searchsorted(self._first_windows, number, side="right")) - 1
         start = int(self._starts[document]) + (number - int(self._first_windows[document])) * self._length
         return self._tokens[start : min(start + self._length, int(self._ends[document]))]
+
+
+def long_documents(corpus: Corpus, length: int, short_documents: str) -> NDArray[np.int64]:
+    """Numbers of the documents that are as long as an example, or, where short ones are packed, of all.
+
+    Raises:
+      DataError: a document shorter than an example, where that is an error; none that is as long.
+    """
+    lengths = np.diff(corpus.encoded.starts)
+    if short_documents == "pack":
+        return np.arange(len(lengths))
+    (short,) = np.nonzero(lengths < length)
+    if short.size and short_documents == "error":
+        raise DataError(
+            f"{corpus.place(int(short[0]))}: a document of {int(lengths[short[0]])} tokens is "
+            f"shorter than an example of {length}; {short.size} of {len(lengths)} documents are "
+            "(Documents.short_documents = 'pack' joins them, 'skip' leaves them out)."
+        )
+    return np.flatnonzero(lengths >= length)
 
 
 class DocumentExamples:

@@ -6,9 +6,10 @@ import importlib
 from famjax.data import registry
 from famjax.data.batches import BatchIterator, ExampleBatches, Rows, State
 from famjax.data.config import DataConfig
+from famjax.data.document_rows import BlockShape
 from famjax.data.examples import Reading
 from famjax.data.prefetching import Prefetching
-from famjax.data.tasks import open_examples
+from famjax.data.tasks import open_document_rows, open_examples
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
 from famjax.errors import ConfigError
 
@@ -44,27 +45,64 @@ def open_batches(
 
         return open_seqio_batches(config, lengths, rows, state)
     shortest, longest = lengths or (None, config.length)
-    vocabulary = make_vocabulary(config.vocabulary)
-    reading = Reading(
+    reading = _make_reading(config, shortest, longest)
+    examples = open_examples(reading.task_config(reading.name), reading)
+    bos_id, pad_id = reading.vocabulary.bos_id, reading.vocabulary.pad_id
+    batches = ExampleBatches(examples, rows, longest, bos_id, pad_id, _identity(reading), state)
+    return Prefetching(batches, config.prefetch) if config.prefetch else batches
+
+
+def open_document_batches(
+    config: DataConfig,
+    shape: BlockShape,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    state: State | None = None,
+) -> BatchIterator:
+    """Opens a stream of batches whose rows read whole documents (`famjax.data.document_rows`).
+
+    Args:
+      config: what is read: a task of type `Documents`.
+      shape: of a row of a batch, in place of `config.length`.
+      process_index: of this host.
+      process_count: hosts, each of which gets its rows of the global batch.
+      state: of an earlier stream, behind whose last batch this one goes on.
+
+    Raises:
+      ConfigError: no such task or split, or settings that do not fit together.
+      DataError: files that cannot be read as the settings say.
+    """
+    task = registry.documents_task(config.mixture_or_task_name, config.tasks)
+    _require_targets_only(config)
+    reading = _make_reading(config, None, shape.length)
+    rows = Rows(config.batch_size, process_index, process_count)
+    batches = open_document_rows(task, reading, rows, shape, _identity(reading), state)
+    return Prefetching(batches, config.prefetch) if config.prefetch else batches
+
+
+def _make_reading(config: DataConfig, shortest: int | None, longest: int) -> Reading:
+    return Reading(
         name=config.mixture_or_task_name,
         split=config.split,
         shuffle=config.shuffle,
         seed=config.seed,
         shortest=shortest,
         longest=longest,
-        vocabulary=vocabulary,
+        vocabulary=make_vocabulary(config.vocabulary),
         task_config=functools.partial(registry.task_config, tasks=config.tasks),
     )
-    examples = open_examples(reading.task_config(reading.name), reading)
-    identity: State = {
+
+
+def _identity(reading: Reading) -> State:
+    """What a saved place belongs to."""
+    return {
         "task": reading.name,
         "split": reading.split,
         "seed": reading.seed,
         "shuffle": reading.shuffle,
-        "vocabulary": vocabulary.fingerprint,
+        "vocabulary": reading.vocabulary.fingerprint,
     }
-    batches = ExampleBatches(examples, rows, longest, vocabulary.bos_id, vocabulary.pad_id, identity, state)
-    return Prefetching(batches, config.prefetch) if config.prefetch else batches
 
 
 def open_vocabulary(config: DataConfig) -> Vocabulary:
@@ -86,6 +124,12 @@ def _is_own_task(config: DataConfig) -> bool:
     import_module(config.module, "DataConfig.module")
     if not registry.is_task(config.mixture_or_task_name, config.tasks):
         return False
+    _require_targets_only(config)
+    return True
+
+
+def _require_targets_only(config: DataConfig) -> None:
+    """ConfigError where features or a cache are asked for that famjax's own tasks do not have."""
     if list(config.task_feature_lengths) != ["targets"]:
         raise ConfigError(
             f"DataConfig.task_feature_lengths = {dict(config.task_feature_lengths)}; the task "
@@ -97,7 +141,6 @@ def _is_own_task(config: DataConfig) -> bool:
             f"DataConfig.use_cached = True; the task {config.mixture_or_task_name!r} is famjax's own, which seqio does "
             "not cache (--gin.USE_CACHED_TASKS=False)."
         )
-    return True
 
 
 def import_module(module: str | None, setting: str) -> None:

@@ -53,6 +53,27 @@ def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
     raise ConfigError(unknown_task_message(name, task_names(tasks)))
 
 
+def documents_task(name: str, tasks: Mapping[str, TaskConfig]) -> Documents:
+    """The settings of a task that is a corpus of documents, for streaming.
+
+    Args:
+      name: of the task.
+      tasks: `DataConfig.tasks`.
+
+    Raises:
+      ConfigError: it is another kind of task, or none of famjax's (seqio's examples are no whole documents).
+    """
+    config = task_config(name, tasks) if is_task(name, tasks) else None
+    if isinstance(config, Documents):
+        return config
+    kind = "is no famjax task" if config is None else f"is of type {type(config).__name__}"
+    known = ", ".join(task for task in task_names(tasks) if isinstance(task_config(task, tasks), Documents))
+    raise ConfigError(
+        f"Streaming.enabled = True reads whole documents, and the task {name!r} {kind}; allowed: tasks of type "
+        f"Documents, as {known} (--gin.MIXTURE_OR_TASK_NAME), or --gin.STREAM_DOCUMENTS=False."
+    )
+
+
 def unknown_task_message(name: str, known: Iterable[str], hint: str = "") -> str:
     """Says that `name` is no task, what comes nearest, and which flag sets it."""
     known = list(known)

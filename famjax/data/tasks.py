@@ -2,8 +2,11 @@
 
 import dataclasses
 
+from famjax.data.batches import Rows, State
+from famjax.data.corpus import open_corpus
 from famjax.data.corpus_files import SPLITS
-from famjax.data.documents import DocumentExamples
+from famjax.data.document_rows import BlockShape, DocumentRows, Source
+from famjax.data.documents import DocumentExamples, long_documents
 from famjax.data.examples import Examples, Reading
 from famjax.data.instructions import InstructionExamples
 from famjax.data.instructions_config import Instructions
@@ -18,8 +21,9 @@ from famjax.data.questions.reading_config import Quality, ReadingComprehension
 from famjax.data.questions.ruler import open_ruler
 from famjax.data.questions.ruler_config import Ruler
 from famjax.data.recall import RecallExamples
+from famjax.data.shuffling import EpochOrder
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
-from famjax.errors import ConfigError
+from famjax.errors import ConfigError, DataError
 
 
 def open_examples(config: TaskConfig, reading: Reading) -> Examples:
@@ -29,10 +33,7 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
       ConfigError: the settings do not fit together.
       DataError: files cannot be read as the settings say.
     """
-    if reading.split not in SPLITS:
-        raise ConfigError(
-            f"DataConfig.split = {reading.split!r}; the task {reading.name!r} has the splits {' and '.join(SPLITS)}."
-        )
+    require_split(reading)
     match config:
         case Documents():
             return DocumentExamples(config, reading)
@@ -48,6 +49,46 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
             return BabilongQuestions(config, reading)
         case _:
             return _open_questions(config, reading)
+
+
+def open_document_rows(
+    config: Documents, reading: Reading, rows: Rows, shape: BlockShape, identity: State, state: State | None
+) -> DocumentRows:
+    """Opens a corpus for reading its documents one after another in every row.
+
+    Raises:
+      ConfigError: there is no such split, or `state` is of another stream.
+      DataError: files cannot be read as the settings say, or no document is long enough.
+    """
+    require_split(reading)
+    corpus = open_corpus(config, reading.split, reading.vocabulary)
+    documents = long_documents(corpus, shape.length, config.short_documents)
+    num_short = len(corpus.encoded.lines) - len(documents)
+    if not len(documents):
+        raise DataError(
+            f"None of {num_short} documents has the {shape.length} tokens of an example, the first is at "
+            f"{corpus.place(0)} (Documents.short_documents = 'pack' takes short ones too)."
+        )
+    skipped = corpus.encoded.skipped | ({"short_document": num_short} if num_short else {})
+    source = Source(
+        corpus=corpus,
+        documents=documents,
+        order=EpochOrder(len(documents), reading.shuffle, *reading.key),
+        ends=reading.ends,
+        loss_weight=config.loss_weight,
+        bos_id=reading.vocabulary.bos_id,
+        pad_id=reading.vocabulary.pad_id,
+        skipped=skipped,
+    )
+    return DocumentRows(source, rows, shape, identity, state)
+
+
+def require_split(reading: Reading) -> None:
+    """ConfigError unless famjax's tasks have the split."""
+    if reading.split not in SPLITS:
+        raise ConfigError(
+            f"DataConfig.split = {reading.split!r}; the task {reading.name!r} has the splits {' and '.join(SPLITS)}."
+        )
 
 
 def generates_answers(config: TaskConfig) -> bool:
