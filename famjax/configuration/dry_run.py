@@ -159,7 +159,7 @@ _BATCH = (("tokens", "int32"), ("targets", "int32"), ("weights", "float32"), ("a
 def _describe_lengths(job: Any) -> str:
     if isinstance(job, TrainJob):
         stages = job.curriculum.parsed
-        lengths = [stage.max_length for stage in stages] or [job.data.length]
+        lengths = [stage.max_length for stage in stages] or [job.step_length]
         text = ", then ".join(str(length) for length in lengths)
         microbatches = job.num_microbatches
         return text + (f"; in {microbatches} microbatches" if microbatches > 1 else "")

@@ -16,6 +16,7 @@ CONFIG_MODULES = (
     "famjax.models.config",
     "famjax.data.config",
     "famjax.training.config",
+    "famjax.training.streaming_config",
     "famjax.inference.config",
     "famjax.inference.job_config",
     "famjax.inference.attention_config",

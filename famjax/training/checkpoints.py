@@ -271,8 +271,8 @@ class Checkpointer:
             )
         if different := _state_differences(files.stored_arrays(folder.path), files.array_paths(abstract_state)):
             raise CheckpointError(
-                f"{folder.path} has another train state (another optimizer, curriculum or frozen parameters?): "
-                f"{files.shortened(different)}. Set them as they were, or start a new run in another {FLAG}."
+                f"{folder.path} has another train state (another optimizer, curriculum, frozen parameters or streamed "
+                f"rows?): {files.shortened(different)}. Set them as they were, or start a new run in another {FLAG}."
             )
 
     def _move_aside(self, damaged: Sequence[files.StepFolder]) -> None:

@@ -8,6 +8,7 @@ from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
+from famjax.training.streaming_config import Streaming, check_streaming
 from famjax.validation import require_above, require_at_least, require_choice, require_fraction
 
 Decay = Literal["constant", "linear", "cosine", "rsqrt"]
@@ -339,6 +340,7 @@ class TrainJob:
       loss: the loss.
       state_passing: random state passing.
       retention: a term of the loss for a memory that keeps.
+      streaming: training over whole documents.
       curriculum: lengths over the run.
       checkpoint: when to save.
       restore: where initial parameters come from.
@@ -360,6 +362,7 @@ class TrainJob:
     loss: LossConfig = LossConfig()
     state_passing: StatePassing = StatePassing()
     retention: Retention = Retention()
+    streaming: Streaming = Streaming()
     curriculum: Curriculum = Curriculum()
     checkpoint: CheckpointConfig = CheckpointConfig()
     restore: RestoreConfig = RestoreConfig()
@@ -383,11 +386,17 @@ class TrainJob:
                 "Retention.weight needs a memory that keeps, and MemoryConfig.fam_length is 0; "
                 "set --gin.Retention.weight=0.0."
             )
+        check_streaming(self.streaming, self.data, self.eval_data, self.model.memory, bool(self.curriculum.stages))
         if self.data.batch_size % self.num_microbatches:
             raise ConfigError(
                 f"TrainJob.num_microbatches = {self.num_microbatches} does not divide DataConfig.batch_size = "
                 f"{self.data.batch_size} (--gin.BATCH_SIZE)."
             )
+
+    @property
+    def step_length(self) -> int:
+        """Tokens of every row that a step reads [T], where there is no curriculum."""
+        return self.data.length * self.streaming.window
 
     def _check_best(self) -> None:
         """ConfigError where the best checkpoints are asked for, and the evaluations cannot tell which they are."""

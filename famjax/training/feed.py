@@ -8,12 +8,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from famjax.configuration.job_checks import check_vocabulary
+from famjax.data.batches import BatchIterator
 from famjax.data.config import DataConfig
-from famjax.data.feeding import open_batches, open_vocabulary
+from famjax.data.document_rows import BlockShape, StreamCounts, counts_of
+from famjax.data.feeding import open_batches, open_document_batches, open_vocabulary
 from famjax.errors import DataError
 from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import put_batch
-from famjax.training.config import Stage
+from famjax.training.config import Stage, TrainJob
 
 _STAGE = "curriculum_stage"
 
@@ -27,7 +29,12 @@ class TrainingFeed:
     """
 
     def __init__(
-        self, config: DataConfig, stages: tuple[Stage, ...], mesh: Mesh, state: Mapping[str, Any] | None
+        self,
+        config: DataConfig,
+        stages: tuple[Stage, ...],
+        mesh: Mesh,
+        state: Mapping[str, Any] | None,
+        documents: BlockShape | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -36,8 +43,9 @@ class TrainingFeed:
           stages: of the curriculum; empty: every batch is as long as the data's own length.
           mesh: where batches go.
           state: of an earlier run's feed.
+          documents: the shape of rows that read whole documents; None: rows are examples.
         """
-        self._config, self._stages, self._mesh = config, stages, mesh
+        self._config, self._stages, self._mesh, self._documents = config, stages, mesh, documents
         self._state = dict(state) if state is not None else None
         self._stage: int | None = None
         self._batches: Any = None
@@ -57,6 +65,8 @@ class TrainingFeed:
 
     def length(self, stage: int) -> int:
         """Tokens of an example [T] in a stage."""
+        if self._documents is not None:
+            return self._documents.length
         return self._stages[stage].max_length if self._stages else self._config.length
 
     @property
@@ -68,6 +78,10 @@ class TrainingFeed:
         """The place behind the last batch."""
         current = self._batches.state() if self._batches is not None else self._state
         return dict(current or {})
+
+    def counts(self) -> StreamCounts:
+        """What has been read of streamed documents, behind the last batch."""
+        return counts_of(self.state())
 
     def close(self) -> None:
         """Ends the stream."""
@@ -84,18 +98,42 @@ class TrainingFeed:
         state = self.state() or None
         self.close()
         lengths = (self._stages[stage].min_length, self._stages[stage].max_length) if self._stages else None
-        self._batches = open_batches(
-            self._config,
-            lengths,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            state=state,
-        )
+        self._batches = _open(self._config, lengths, self._documents, state)
         self._stage = stage
 
 
+def _open(
+    config: DataConfig,
+    lengths: tuple[int, int] | None = None,
+    documents: BlockShape | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> BatchIterator:
+    """This process's batches: of examples, or of whole documents."""
+    given = None if state is None else dict(state)
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if documents is not None:
+        return open_document_batches(config, documents, state=given, **hosts)
+    return open_batches(config, lengths, state=given, **hosts)
+
+
+def step_shape(job: TrainJob) -> BlockShape | None:
+    """The rows of a step's batch where documents are streamed; None where it has examples."""
+    size = job.model.memory.block_size
+    return BlockShape(job.step_length // size, size) if job.streaming.enabled else None
+
+
+def evaluation_shape(job: TrainJob, data: DataConfig) -> BlockShape | None:
+    """The rows of an evaluation's batch where it streams documents; None where it has examples."""
+    size = job.model.memory.block_size
+    return BlockShape(data.length // size, size) if job.streaming.enabled and job.streaming.evaluate else None
+
+
 def check_data(
-    config: DataConfig, model: TransformerConfig, lengths: tuple[int, int] | None = None, remedy: str = ""
+    config: DataConfig,
+    model: TransformerConfig,
+    lengths: tuple[int, int] | None = None,
+    remedy: str = "",
+    documents: BlockShape | None = None,
 ) -> None:
     """Reads one batch: what cannot be read, or does not fit the model, is told before anything is compiled.
 
@@ -104,13 +142,14 @@ def check_data(
       model: whose embedding table must have a row for every token.
       lengths: of the shortest and the longest example; None: as the task has it.
       remedy: what else to do where there is no example, for the message.
+      documents: the shape of rows that read whole documents; None: rows are examples.
 
     Raises:
       ConfigError: no such task, or settings that do not fit together or the model.
       DataError: the data cannot be read, or is empty.
     """
     check_vocabulary(model, open_vocabulary(config).vocab_size)
-    batches = open_batches(config, lengths, process_index=jax.process_index(), process_count=jax.process_count())
+    batches = _open(config, lengths, documents)
     try:
         if next(batches, None) is None:
             raise DataError(f"{config.mixture_or_task_name}, split {config.split!r}, has no example{remedy}.")
@@ -118,7 +157,9 @@ def check_data(
         batches.close()
 
 
-def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: int | None = None) -> Iterator[Any]:
+def device_batches(
+    config: DataConfig, mesh: Mesh, steps: int | None, length: int | None = None, documents: BlockShape | None = None
+) -> Iterator[Any]:
     """Batches from the beginning of an evaluation's data.
 
     Args:
@@ -126,13 +167,9 @@ def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: in
       mesh: where batches go.
       steps: how many at most; None: to the end of the split.
       length: of every example; None: as the task has it, up to the data's own length.
+      documents: the shape of rows that read whole documents; None: rows are examples.
     """
-    batches = open_batches(
-        config,
-        None if length is None else (length, length),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = _open(config, None if length is None else (length, length), documents)
     try:
         for index, batch in enumerate(batches):
             if index == steps:
@@ -143,7 +180,12 @@ def device_batches(config: DataConfig, mesh: Mesh, steps: int | None, length: in
 
 
 def device_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this host's rows on the devices; `valid` becomes `lengths`, as padding stands behind the tokens."""
+    """Puts this host's rows on the devices; `valid` becomes `lengths`, as padding stands behind the tokens.
+
+    Streamed documents have padding behind the tokens of each block: their `block_lengths` say it.
+    """
+    if "block_lengths" in batch:
+        return put_batch({name: array for name, array in batch.items() if name != "valid"}, mesh)
     valid = batch["valid"]
     lengths = np.asarray(np.sum(valid, axis=1), np.int32)
     if not np.array_equal(valid, np.arange(valid.shape[1])[None, :] < lengths[:, None]):

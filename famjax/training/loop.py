@@ -13,6 +13,8 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch
+from famjax.data.config import DataConfig
+from famjax.data.document_rows import BlockShape, StreamCounts
 from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
@@ -20,19 +22,29 @@ from famjax.training.checkpoint_files import absolute_path
 from famjax.training.checkpoints import Checkpointer
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
-from famjax.training.evaluator import evaluate_batches, summarize
-from famjax.training.feed import TrainingFeed, check_data, device_batches
+from famjax.training.evaluator import evaluate_batches, evaluate_documents, summarize, summarize_streamed
+from famjax.training.feed import TrainingFeed, check_data, device_batches, evaluation_shape, step_shape
 from famjax.training.flops import peak_flops, train_step_flops
 from famjax.training.model_dir import checkpoint_bytes, hold, prepare_model_dir
 from famjax.training.optimizers import with_schedule_step
-from famjax.training.program import Program, TrainStep, compile_evaluation, make_program, timed
+from famjax.training.program import (
+    Program,
+    TrainStep,
+    compile_evaluation,
+    compile_streamed_evaluation,
+    make_program,
+    timed,
+)
 from famjax.training.restore import initialize_from
 from famjax.training.state import TrainState
+from famjax.training.step import Metrics
 from famjax.training.stopping import StopSignal, run_interruptible
+from famjax.training.streaming import stream_metrics
 from famjax.training.throughput import ThroughputClock
 from famjax.training.writers import LOG_NAME, MetricWriters
 
 _REPORTED = ("loss", "accuracy", "answer_accuracy", "exact_match")
+_BY_BLOCK = ("loss_by_block", "weight_by_block")
 
 
 def train(job: TrainJob) -> None:
@@ -53,7 +65,7 @@ def train(job: TrainJob) -> None:
         alone = hold(model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
         with alone, Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             state, data_state, resumed_from = _start(program, checkpointer, display)
-            feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state)
+            feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state, step_shape(job))
             feed.open(int(state.progress.stage))
             writers = MetricWriters(
                 str(model_dir), resumed_from=resumed_from, process_index=jax.process_index(), warn=display.warn
@@ -73,9 +85,10 @@ def _check_data(job: TrainJob) -> None:
     """Reads a batch of every stage and of the evaluation: a run must not fail after hours."""
     stages: list[tuple[int, int] | None] = [(stage.min_length, stage.max_length) for stage in job.curriculum.parsed]
     for lengths in stages or [None]:
-        check_data(job.data, job.model, lengths)
+        check_data(job.data, job.model, lengths, documents=step_shape(job))
     if job.eval_data is not None:
-        check_data(job.eval_data, job.model, remedy="; set TrainJob.eval_data = None to train without evaluation")
+        remedy = "; set TrainJob.eval_data = None to train without evaluation"
+        check_data(job.eval_data, job.model, remedy=remedy, documents=evaluation_shape(job, job.eval_data))
 
 
 def _start(
@@ -132,6 +145,7 @@ class _Finished:
     step: int
     stage: int
     metrics: Mapping[str, jax.Array]
+    counts: StreamCounts
 
 
 class Loop:
@@ -196,14 +210,27 @@ class Loop:
         if length not in self._steps:
             self._settle()
             self._steps[length] = self._compile(f"step for length {length}", lambda: self._program.compile_step(length))
-        self._state, metrics = self._steps[length](self._state, self._feed.next_batch(stage))
+        batch = self._feed.next_batch(stage)
+        ablation = self._ablate(batch, length)
+        self._state, metrics = self._steps[length](self._state, batch)
         self._clock.step_dispatched()
         self._step += 1
         self._evaluation = None
-        before, self._in_flight = self._in_flight, _Finished(self._step, stage, metrics)
+        finished = _Finished(self._step, stage, metrics | ablation, self._feed.counts())
+        before, self._in_flight = self._in_flight, finished
         if before is not None:
             self._finish(before)
         self._stages.pop(0)
+
+    def _ablate(self, batch: Mapping[str, jax.Array], length: int) -> Metrics:
+        """The next step's loss with the memory ablated, where that is to be reported."""
+        every = self._job.streaming.ablation_period
+        if not self._job.streaming.enabled or every is None or (self._step + 1) % every:
+            return {}
+        self._settle()
+        ablation = self._compiled("step with the memory ablated", lambda: self._program.compile_ablation(length))
+        with self._clock.exclude():
+            return {"ablated_loss": jax.block_until_ready(ablation(self._state, batch))}
 
     def _settle(self) -> None:
         """Waits for the step in flight."""
@@ -225,6 +252,7 @@ class Loop:
             self._announced = self._stages[-1]
             self._report_stage(finished)
         self._require_finite(finished.step, metrics)
+        by_block = {name: metrics.pop(name) for name in _BY_BLOCK if name in metrics}
         shown = {name: float(metrics[name]) for name in _REPORTED}
         logged: dict[str, Any] = {}
         if finished.step % job.logging.period == 0 or finished.step == job.total_steps:
@@ -232,6 +260,9 @@ class Loop:
             if rates is not None:
                 self._last_shown = rates.as_metrics()
             logged |= {**metrics, "length": length, **(rates.as_metrics() if rates else {})}
+            logged |= stream_metrics(**by_block, counts=finished.counts) if by_block else {}
+        if "ablated_loss" in metrics:
+            logged |= self._report_ablation(finished.step, shown["loss"], float(metrics["ablated_loss"]))
         every = job.logging.diagnostics_period
         if every is not None and finished.step % every == 0 and job.model.memory.fam_length:
             logged |= diagnostics
@@ -257,6 +288,14 @@ class Loop:
             f"(stage {self._stages[-1] + 1} of {len(stages)})"
         )
 
+    def _report_ablation(self, step: int, loss: float, ablated: float) -> dict[str, float]:
+        """Says what the memory is worth, and gives it as metrics."""
+        self._display.report(
+            f"step {step}: the memory is worth {ablated - loss:.4f} nats a token (loss {loss:.4f}, {ablated:.4f} "
+            "without what was read before the step)"
+        )
+        return {"ablated_loss": ablated, "memory_gain": ablated - loss}
+
     def _require_finite(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         for name in ("loss", "gradient_norm", "update_norm"):
             if not math.isfinite(float(metrics[name])):
@@ -280,6 +319,18 @@ class Loop:
         data = job.eval_data
         if data is None:
             return
+        shape = evaluation_shape(job, data)
+        values = self._evaluate_examples(data) if shape is None else self._evaluate_documents(data, shape)
+        if values is None:
+            return
+        self._evaluation = {f"{data.split}/{name}": value for name, value in values.items()}
+        self._writers.write(self._step, self._evaluation)
+        words = " ".join(f"{name} {value:.4f}" for name, value in values.items() if "/" not in name)
+        self._display.report(f"step {self._step} {data.split}: {words}")
+
+    def _evaluate_examples(self, data: DataConfig) -> dict[str, float] | None:
+        """Scores of examples, each read from the initial state; None where a signal came."""
+        job = self._job
         step = self._compiled(
             "evaluation",
             lambda: compile_evaluation(
@@ -298,13 +349,26 @@ class Loop:
             device_batches(data, self._program.mesh, job.eval_steps),
             lambda: self._stop.requested,
         )
-        if sums is None:
-            return
-        values = summarize(sums)
-        self._evaluation = {f"{data.split}/{name}": value for name, value in values.items()}
-        self._writers.write(self._step, self._evaluation)
-        words = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self._display.report(f"step {self._step} {data.split}: {words}")
+        return None if sums is None else summarize(sums)
+
+    def _evaluate_documents(self, data: DataConfig, shape: BlockShape) -> dict[str, float] | None:
+        """Scores of documents, read in order with a state of their own; None where a signal came."""
+        job = self._job
+        evaluation = self._compiled(
+            "evaluation",
+            lambda: compile_streamed_evaluation(
+                job.model,
+                self._program.mesh,
+                job.mesh,
+                batch_size=data.batch_size,
+                length=shape.length,
+                chunk_size=job.loss.chunk_size,
+            ),
+        )
+        self._display.doing("evaluating")
+        batches = device_batches(data, self._program.mesh, job.eval_steps, documents=shape)
+        sums = evaluate_documents(evaluation, self._state.params, batches, lambda: self._stop.requested)
+        return None if sums is None else summarize_streamed(sums)
 
     def _save(self) -> None:
         self._settle()

@@ -12,15 +12,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from famjax.models.config import TransformerConfig
+from famjax.models.memory import State, state_axes
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
 from famjax.training.config import TrainJob
-from famjax.training.evaluator import EvaluationSums, evaluation_step
+from famjax.training.evaluator import EvaluationSums, StreamedEvaluation, evaluation_step, streamed_evaluation_step
 from famjax.training.optimizer_sharding import optimizer_state_specs
 from famjax.training.optimizers import make_optimizer
 from famjax.training.state import TrainState, init_train_state
-from famjax.training.step import Metrics, train_step
+from famjax.training.step import Metrics, ablated_loss, train_step
+from famjax.training.streaming import begin_stream
 
 _BATCH_DTYPES = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32, "answers": jnp.bool_}
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]
@@ -60,9 +62,20 @@ class Program:
         step = functools.partial(train_step, job=self.job, model=model, optimizer=self.optimizer)
         replicated = NamedSharding(self.mesh, PartitionSpec())
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, replicated))
-        batch = abstract_batch(self.job.data.batch_size, length, self.mesh)
         with use_mesh(self.mesh, self.job.mesh):
-            return jitted.lower(self.abstract_state, batch).compile()
+            return jitted.lower(self.abstract_state, self.abstract_batch(length)).compile()
+
+    def compile_ablation(self, length: int) -> Callable[[TrainState, Mapping[str, jax.Array]], jax.Array]:
+        """Compiles what the loss of a step over batches [B, length] is without a memory; the state is not donated."""
+        model = Transformer(self.job.model, deterministic=False)
+        jitted = jax.jit(functools.partial(ablated_loss, job=self.job, model=model))
+        with use_mesh(self.mesh, self.job.mesh):
+            return jitted.lower(self.abstract_state, self.abstract_batch(length)).compile()
+
+    def abstract_batch(self, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape, dtype and sharding of the batches [B, length] of the step."""
+        block_size = self.job.model.memory.block_size if self.job.streaming.enabled else None
+        return abstract_batch(self.job.data.batch_size, length, self.mesh, block_size)
 
 
 def make_program(job: TrainJob) -> Program:
@@ -84,6 +97,7 @@ def make_program(job: TrainJob) -> Program:
             fam=partition_spec("passed_fam", state.passed_fam.fam.shape, fam_axes, mesh, job.mesh),
             exists=PartitionSpec(),
         ),
+        stream=state.stream and _stream_specs(state.stream, mesh, job.mesh),
     )
     return Program(job=job, mesh=mesh, optimizer=optimizer, abstract_state=place(state, to_shardings(specs, mesh)))
 
@@ -103,14 +117,29 @@ def place(abstract: Any, shardings: Any) -> Any:
     )
 
 
-def abstract_batch(batch_size: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape, dtype and sharding of a batch [B, length]."""
-    sharding = batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, length), dtype, sharding=sharding)
-        for name, dtype in _BATCH_DTYPES.items()
-    }
-    return {**batch, "lengths": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=sharding)}
+def _stream_specs(stream: State, mesh: Mesh, mesh_config: MeshConfig) -> State:
+    """Where what the rows carry lies: with the rows of the batch."""
+    specs: State = jax.tree.map(
+        lambda leaf, axes: partition_spec("the streamed state", leaf.shape, axes, mesh, mesh_config),
+        stream,
+        state_axes(stream),
+    )
+    return specs
+
+
+def abstract_batch(
+    batch_size: int, length: int, mesh: Mesh, block_size: int | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding of a batch [B, length]; with a block size, of one of streamed documents."""
+
+    def abstract(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+
+    batch = {name: abstract((batch_size, length), dtype) for name, dtype in _BATCH_DTYPES.items()}
+    if block_size is None:
+        return {**batch, "lengths": abstract((batch_size,), jnp.int32)}
+    blocks = (batch_size, length // block_size)
+    return {**batch, "begins": abstract(blocks, jnp.bool_), "block_lengths": abstract(blocks, jnp.int32)}
 
 
 def compile_evaluation(
@@ -131,6 +160,25 @@ def compile_evaluation(
     batch = abstract_batch(batch_size, length, mesh)
     with use_mesh(mesh, mesh_config):
         return jax.jit(step).lower(params, batch).compile()
+
+
+def compile_streamed_evaluation(
+    config: TransformerConfig, mesh: Mesh, mesh_config: MeshConfig, *, batch_size: int, length: int, chunk_size: int
+) -> StreamedEvaluation:
+    """Compiles the evaluation of streamed documents in batches [batch_size, length]."""
+    begin = functools.partial(begin_stream, config, batch_size)
+    stream = jax.eval_shape(begin)
+    shardings = to_shardings(_stream_specs(stream, mesh, mesh_config), mesh)
+    step = functools.partial(streamed_evaluation_step, model=Transformer(config), chunk_size=chunk_size)
+    params, _ = abstract_params(config, mesh, mesh_config)
+    batch = abstract_batch(batch_size, length, mesh, config.memory.block_size)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    with use_mesh(mesh, mesh_config):
+        jitted = jax.jit(step, donate_argnums=2, out_shardings=(replicated, shardings))
+        return StreamedEvaluation(
+            step=jitted.lower(params, batch, place(stream, shardings)).compile(),
+            begin=jax.jit(begin, out_shardings=shardings).lower().compile(),
+        )
 
 
 def timed(compile_program: Callable[[], Any]) -> tuple[Any, float]:

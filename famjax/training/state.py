@@ -13,6 +13,7 @@ from famjax.models.transformer import Transformer, init_params
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import Progress, start_progress
 from famjax.training.state_passing import PassedFam, no_fam
+from famjax.training.streaming import begin_stream
 
 
 @struct.dataclass
@@ -25,6 +26,8 @@ class TrainState:
       opt_state: the optimizer's.
       passed_fam: for random state passing.
       progress: where the run stands in its curriculum.
+      stream: what the rows carry from step to step, where the run streams documents (`famjax.training.streaming`);
+        otherwise None.
       key: data of the run's base key, from which the step's number makes the step's keys, uint32.
     """
 
@@ -33,6 +36,7 @@ class TrainState:
     opt_state: Any
     passed_fam: PassedFam
     progress: Progress
+    stream: Leaf | None
     key: Leaf
 
 
@@ -46,5 +50,6 @@ def init_train_state(job: TrainJob, model: Transformer, optimizer: optax.Gradien
         opt_state=optimizer.init(params),
         passed_fam=no_fam(job.model),
         progress=start_progress(job.curriculum),
+        stream=begin_stream(job.model, job.data.batch_size) if job.streaming.enabled else None,
         key=jax.random.key_data(base_key),
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from famjax.models.decoder_layer import Diagnostics
 from famjax.models.dims import Lengths
+from famjax.models.memory import State
 from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
@@ -21,9 +22,12 @@ from famjax.training.optimizers import frozen_parameters, learning_rate
 from famjax.training.schedules import ramp
 from famjax.training.state import TrainState
 from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
+from famjax.training.streaming import BlockSums, ablated, carry_on, cut_rows, join_rows, sum_by_block, texts_of
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# A (micro)batch, what its rows carry, and its key.
+Part = tuple[Batch, State | None, jax.Array]
 
 
 @struct.dataclass
@@ -32,13 +36,22 @@ class Scored:
 
     Attributes:
       sums: scores, summed over rows.
-      fam: the FAM that the first row ends with.
       diagnostics: what FAM did, by layer.
+      by_block: scores by their place in the document, where documents are streamed.
+      fam: the FAM that the first row ends with.
+      stream: what the rows carry into the next step, where documents are streamed.
     """
 
     sums: ScoreSums
-    fam: PassedFam
     diagnostics: Diagnostics
+    by_block: BlockSums | None
+    fam: PassedFam
+    stream: State | None
+
+    @property
+    def summed(self) -> tuple[ScoreSums, Diagnostics, BlockSums | None]:
+        """What adds up over microbatches."""
+        return self.sums, self.diagnostics, self.by_block
 
 
 def train_step(
@@ -48,7 +61,8 @@ def train_step(
 
     Args:
       state: before the step.
-      batch: tokens, targets, weights, answers, each [B, T], and lengths [B].
+      batch: tokens, targets, weights, answers, each [B, T], and lengths [B]; where documents are streamed begins and
+        block_lengths [B, N] in place of these (`famjax.data.document_rows`).
       job: the run's settings.
       model: the model in training (dropout acts).
       optimizer: made for these parameters.
@@ -61,13 +75,15 @@ def train_step(
     is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
     retention_weight = _retention_weight(job, batch, is_passed, state.step)
 
-    def loss_of(params: Any, microbatch: Batch, key: jax.Array) -> tuple[Float[Array, ""], Scored]:
+    def loss_of(
+        params: Any, microbatch: Batch, stream: State | None, key: jax.Array
+    ) -> tuple[Float[Array, ""], Scored]:
         params = _stop_frozen(job, params)
-        scored = forward(job, model, params, microbatch, state.passed_fam, is_passed, key)
+        scored = forward(job, model, params, microbatch, stream, state.passed_fam, is_passed, key)
         sums, departure = scored.sums, jnp.mean(scored.diagnostics.fam_departure.total)
         return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * departure, scored
 
-    gradients, scored = _accumulate(loss_of, state.params, batch, job.num_microbatches, example_key)
+    gradients, scored = _accumulate(loss_of, state.params, batch, state.stream, job.num_microbatches, example_key)
     sums = scored.sums
     gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -79,6 +95,7 @@ def train_step(
         opt_state=opt_state,
         passed_fam=scored.fam,
         progress=advance(job.curriculum, state.progress, means),
+        stream=scored.stream,
     )
     metrics = {
         **means,
@@ -87,13 +104,36 @@ def train_step(
         "update_norm": optax.tree.norm(updates),
         "learning_rate": jnp.asarray(learning_rate(job.optimizer, state.step)),
         "state_passed": is_passed,
-        "tokens": jnp.sum(batch["lengths"]),
+        "tokens": jnp.sum(batch["lengths" if scored.by_block is None else "block_lengths"]),
         "answered": sums.answered,
         "stage": state.progress.stage,
         "stage_after": new_state.progress.stage_after,
         **{field.name: getattr(scored.diagnostics, field.name).mean for field in dataclasses.fields(Diagnostics)},
     }
+    if scored.by_block is not None:
+        metrics["blocks_since_reset"] = scored.by_block.blocks_since_reset / jnp.maximum(scored.by_block.blocks, 1)
+        metrics |= {"loss_by_block": scored.by_block.loss, "weight_by_block": scored.by_block.weight}
     return new_state, metrics
+
+
+def ablated_loss(state: TrainState, batch: Batch, *, job: TrainJob, model: Transformer) -> Float[Array, ""]:
+    """The loss that `train_step` would report if no row carried anything into the step: see `Streaming`.
+
+    Everything else is the same: parameters, dropout, position offsets, passed FAM.
+    """
+    passing_key, example_key = jax.random.split(step_key(state))
+    is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
+
+    def sums_of(part: Part) -> ScoreSums:
+        microbatch, stream, key = part
+        assert stream is not None, "only what is carried can be ablated"
+        forgotten = ablated(model, state.params, stream)
+        return forward(job, model, state.params, microbatch, forgotten, state.passed_fam, is_passed, key).sums
+
+    if job.num_microbatches == 1:
+        return mean_scores(sums_of((batch, state.stream, example_key)))["loss"]
+    sums = jax.lax.map(sums_of, _cut(batch, state.stream, job.num_microbatches, example_key))
+    return mean_scores(jax.tree.map(lambda values: jnp.sum(values, axis=0), sums))["loss"]
 
 
 def forward(
@@ -101,23 +141,30 @@ def forward(
     model: Transformer,
     params: Any,
     batch: Batch,
+    stream: State | None,
     passed: PassedFam,
     is_passed: jax.Array,
     key: jax.Array,
 ) -> Scored:
-    """Reads a (micro)batch from its start and scores it."""
+    """Reads a (micro)batch and scores it: from the start of each row, or on from where the stream has its rows."""
     offset_key, dropout_key = jax.random.split(key)
     rows = batch["tokens"].shape[0]
     offset = draw_position_offset(offset_key, rows, job.model.rope_base) if job.random_position_offset else None
     start = start_from(initial_state(model, params, rows, offset, with_cache=False), passed, is_passed)
-    output = read(model, params, batch["tokens"], start, batch["lengths"], dropout_key=dropout_key)
+    if stream is None:
+        output = read(model, params, batch["tokens"], start, batch["lengths"], dropout_key=dropout_key)
+    else:
+        texts = texts_of(batch, start)
+        output = read(model, params, batch["tokens"], stream, texts=texts, dropout_key=dropout_key)
     scores = score_tokens(
         functools.partial(logits, model, params), output.hidden, batch["targets"], job.loss.chunk_size
     )
     return Scored(
         sums=sum_scores(scores, batch["weights"], batch["answers"]),
-        fam=keep_fam(output.state),
         diagnostics=output.diagnostics,
+        by_block=None if stream is None else sum_by_block(scores, batch, stream, job.model.memory.block_size),
+        fam=keep_fam(output.state),
+        stream=None if stream is None else carry_on(output.state),
     )
 
 
@@ -133,29 +180,37 @@ def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths
     return jnp.where(jax.random.bernoulli(zero_key, 0.5, (rows,)), 0, offset)
 
 
-def _accumulate(loss_of: Any, params: Any, batch: Batch, num_microbatches: int, key: jax.Array) -> tuple[Any, Scored]:
+def _accumulate(
+    loss_of: Any, params: Any, batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array
+) -> tuple[Any, Scored]:
     """Sums gradients and scores over microbatches. The passed FAM is that of the global batch's first example."""
     gradient_of = jax.grad(loss_of, has_aux=True)
     if num_microbatches == 1:
-        return gradient_of(params, batch, key)
+        return gradient_of(params, batch, stream, key)
+    parts = _cut(batch, stream, num_microbatches, key)
+
+    def add(total: Any, part: Part) -> tuple[Any, tuple[PassedFam, State | None]]:
+        gradients, scored = gradient_of(params, *part)
+        return jax.tree.map(jnp.add, total, (gradients, scored.summed)), (scored.fam, scored.stream)
+
+    first = jax.tree.map(lambda array: array[0], parts)
+    shapes = jax.eval_shape(gradient_of, params, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1].summed))
+    (gradients, summed), (fams, streams) = jax.lax.scan(add, zeros, parts)
+    fam = jax.tree.map(lambda array: array[0], fams)
+    sums, diagnostics, by_block = summed
+    return gradients, Scored(sums, diagnostics, by_block, fam, streams and join_rows(streams))
+
+
+def _cut(batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array) -> Part:
+    """The microbatches and their keys, stacked on a new first axis."""
 
     def cut(array: jax.Array) -> jax.Array:
         # Every microbatch takes rows from every device's part of the batch, so nothing moves between devices.
         return jnp.moveaxis(array.reshape(-1, num_microbatches, *array.shape[1:]), 1, 0)
 
-    microbatches = jax.tree.map(cut, dict(batch))
     keys = jax.random.split(key, num_microbatches)
-
-    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, PassedFam]:
-        gradients, scored = gradient_of(params, *part)
-        return jax.tree.map(jnp.add, total, (gradients, scored.sums, scored.diagnostics)), scored.fam
-
-    first = jax.tree.map(lambda array: array[0], (microbatches, keys))
-    shapes = jax.eval_shape(gradient_of, params, *first)
-    summed = (shapes[0], shapes[1].sums, shapes[1].diagnostics)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summed)
-    (gradients, sums, diagnostics), fams = jax.lax.scan(add, zeros, (microbatches, keys))
-    return gradients, Scored(sums=sums, fam=jax.tree.map(lambda array: array[0], fams), diagnostics=diagnostics)
+    return jax.tree.map(cut, dict(batch)), stream and cut_rows(stream, num_microbatches), keys
 
 
 def _retention_weight(job: TrainJob, batch: Batch, is_passed: jax.Array, step: jax.Array) -> Float[Array, ""]:
@@ -164,7 +219,11 @@ def _retention_weight(job: TrainJob, batch: Batch, is_passed: jax.Array, step: j
     The term is a mean over the updates of the global batch, which its lengths tell; the summed loss is divided by the
     weight of the targets.
     """
-    updates = jnp.maximum(batch["lengths"] // job.model.memory.block_size - jnp.where(is_passed, 0, 1), 0)
+    size = job.model.memory.block_size
+    if job.streaming.enabled:
+        updates = (batch["block_lengths"] == size) & (is_passed | ~batch["begins"])
+    else:
+        updates = jnp.maximum(batch["lengths"] // size - jnp.where(is_passed, 0, 1), 0)
     share = jnp.sum(batch["weights"]) / jnp.maximum(jnp.sum(updates), 1)
     return job.retention.weight * ramp(step, job.retention.start_step, job.retention.ramp_steps) * share
 
