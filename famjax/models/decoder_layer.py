@@ -429,6 +429,15 @@ def _probabilities(
     return attention_probabilities(queries, keys, mask, config.query_scale, config.attention_soft_cap)
 
 
+def _choose(flags: Flags, chosen: FamCarry, other: FamCarry) -> FamCarry:
+    """Row by row, one or the other."""
+
+    def choose(left: Array, right: Array) -> Array:
+        return jnp.where(flags.reshape(-1, *[1] * (left.ndim - 1)), left, right)
+
+    return jax.tree.map(choose, chosen, other)
+
+
 def _first(rotations: Rotation) -> Rotation:
     """The rotation of the FAM that enters the first piece [B, F]."""
     return jax.tree.map(lambda table: table[:, 0], rotations)

@@ -127,7 +127,9 @@ class Transformer(nn.Module):
 
         def view(is_local: bool) -> LayerView:
             window = config.local_window if is_local else None
-            start = texts and initial_fam_rotation(config, texts.start.position_offset, is_local)
+            start = None
+            if texts is not None:
+                start = initial_fam_rotation(config, texts.start.position_offset, is_local)
             return LayerView(
                 token_rotation=token_rotation(config, layout, offsets, is_local),
                 fam_rotation=fam_rotation(config, layout, offsets, is_local),

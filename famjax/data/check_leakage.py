@@ -1,0 +1,67 @@
+"""Checks on a run's own data that no document reaches another: `python -m famjax.data.check_leakage`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from famjax.configuration.arguments import parse_arguments
+from famjax.errors import ConfigError, DataError, FamjaxError
+
+DESCRIPTION = """\
+Reads documents as training would stream them (STREAM_DOCUMENTS), with a small random model that has the run's memory,
+and replaces everything that lies before a document's beginning: nothing behind it may change, and no gradient may come
+from there. Takes the run's own flags, those of `famjax`: --gin_file=FILE ..., --gin.NAME=VALUE ...
+
+Exit codes: 0 nothing leaks, 2 configuration, 3 something leaks, or the data cannot be read.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Checks, prints what was checked, and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m famjax.data.check_leakage",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--steps", type=int, default=8, help="batches to read; default: 8")
+    own, others = parser.parse_known_args(arguments)
+    try:
+        sys.stdout.write(_check(own.steps, others))
+    except FamjaxError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _check(steps: int, arguments: Sequence[str]) -> str:
+    """What was checked, in words; DataError where something leaks."""
+    if steps < 1:
+        raise ConfigError(f"--steps={steps}; allowed: 1 or more.")
+    parsed = parse_arguments(arguments, ["train"])
+    from famjax.configuration.loading import load
+    from famjax.training.config import TrainJob
+
+    flags = (*parsed.gin_bindings, ("STREAM_DOCUMENTS", "True"), ("Streaming.evaluate", "False"))
+    job = load(TrainJob, parsed.gin_files, flags, parsed.gin_search_paths).job
+    from famjax.training.leakage import check_leakage  # jax is imported here, after every check of names and types
+
+    found = check_leakage(job, steps)
+    data = job.data
+    report = (
+        f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, "
+        f"{found.targets} targets, in {steps} batches of {data.batch_size} x {job.step_length} tokens\n"
+        f"first inputs that are not the beginning token: {found.wrong_inputs}\n"
+        f"padding that counts in the loss: {found.weighted_padding}\n"
+        f"largest change behind a beginning, everything before it replaced: {found.output_difference} "
+        f"(before it: {found.control:.3g})\n"
+        f"largest gradient from behind a beginning to the carried state: {found.gradient} "
+        f"(from before it: {found.control_gradient:.3g})\n"
+    )
+    if found.leaks:
+        raise DataError(f"{report}Something of a document reaches another.")
+    return f"{report}Nothing leaks.\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,207 @@
+"""Shows on a run's own data that nothing passes from one streamed document into the next."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from numpy.typing import NDArray
+
+from famjax.data.batches import Batch
+from famjax.data.document_rows import BlockShape
+from famjax.data.feeding import open_document_batches, open_vocabulary
+from famjax.errors import DataError
+from famjax.models.config import TransformerConfig
+from famjax.models.memory import State, Texts
+from famjax.models.transformer import Output, Transformer, init_params, initial_state, read
+from famjax.training.config import TrainJob
+from famjax.training.streaming import begin_stream, carry_on
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What was checked, and what was found.
+
+    Attributes:
+      documents: whose beginning was seen, behind a part of another one or in a row that had read another before.
+      targets: whose place in the batch was looked at.
+      wrong_inputs: first inputs of a document that are not the beginning token.
+      weighted_padding: slots of padding that count in the loss.
+      output_difference: largest change of an activation behind a document's beginning where all tokens and the whole
+        state before it are replaced; 0 where nothing leaks.
+      gradient: largest gradient, by the carried state, of the activations behind a document's beginning; likewise.
+      control: largest change of an activation before it, by the same replacement: 0 would mean that the check sees
+        nothing.
+      control_gradient: largest gradient, by the carried state, of the activations before it.
+    """
+
+    documents: int = 0
+    targets: int = 0
+    wrong_inputs: int = 0
+    weighted_padding: int = 0
+    output_difference: float = 0.0
+    gradient: float = 0.0
+    control: float = 0.0
+    control_gradient: float = 0.0
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything of a document reaches another."""
+        return bool(self.wrong_inputs or self.weighted_padding or self.output_difference or self.gradient)
+
+    def __add__(self, other: "Findings") -> "Findings":
+        """Counts are added, of differences the largest is kept."""
+        return Findings(
+            documents=self.documents + other.documents,
+            targets=self.targets + other.targets,
+            wrong_inputs=self.wrong_inputs + other.wrong_inputs,
+            weighted_padding=self.weighted_padding + other.weighted_padding,
+            output_difference=max(self.output_difference, other.output_difference),
+            gradient=max(self.gradient, other.gradient),
+            control=max(self.control, other.control),
+            control_gradient=max(self.control_gradient, other.control_gradient),
+        )
+
+
+def check_leakage(job: TrainJob, steps: int) -> Findings:
+    """Reads batches as the run would, and looks for what crosses the beginning of a document.
+
+    The model has the run's memory and layers that are small and random: whether something leaks depends on which keys a
+    token sees, and not on widths.
+
+    Args:
+      job: the run; its documents are streamed, whether or not the run does.
+      steps: batches to read.
+
+    Raises:
+      ConfigError: the task is no corpus of documents, or an example is no whole number of blocks.
+      DataError: the data cannot be read, or no document ends in so many batches.
+    """
+    size = job.model.memory.block_size
+    shape = BlockShape(job.step_length // size, size)
+    vocabulary = open_vocabulary(job.data)
+    checker = _Checker(small_model(job.model, vocabulary.vocab_size), job.data.batch_size, vocabulary.bos_id)
+    findings = Findings()
+    batches = open_document_batches(job.data, shape)
+    try:
+        for _ in range(steps):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            findings += checker.check(batch)
+    finally:
+        batches.close()
+    if not findings.documents:
+        raise DataError(
+            f"No document ends within {steps} batches of {job.data.batch_size} rows of {shape.length} tokens; nothing "
+            "could be checked. Read more of them (--steps)."
+        )
+    return findings
+
+
+def small_model(model: TransformerConfig, vocab_size: int) -> TransformerConfig:
+    """A model with the same memory and positions, and small layers; float32, no dropout."""
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        emb_dim=16,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_dim=16,
+        memory=model.memory,
+        rope_base=model.rope_base,
+    )
+
+
+class _Checker:
+    """Reads batch after batch and compares."""
+
+    def __init__(self, config: TransformerConfig, rows: int, bos_id: int) -> None:
+        self._model, self._config, self._bos_id = Transformer(config), config, bos_id
+        self._params = nn.meta.unbox(jax.jit(functools.partial(init_params, self._model))(jax.random.key(0)))
+        self._stream = begin_stream(config, rows)
+        self._random = np.random.default_rng(0)
+        self._read = jax.jit(self._read_batch)
+        self._gradient = jax.jit(jax.grad(self._total))
+        self._has_read = np.zeros(rows, np.bool_)
+
+    def check(self, batch: Batch) -> Findings:
+        """Looks at one batch, and goes on behind it."""
+        size = self._config.memory.block_size
+        begins = batch["begins"] & (batch["block_lengths"] > 0)
+        # Where a row has several beginnings, each is looked at by itself.
+        found = self._check_data(batch, begins)
+        arrays = {name: jnp.asarray(batch[name]) for name in ("tokens", "begins", "block_lengths")}
+        output = self._read(arrays, self._stream)
+        for rank in range(int(begins.sum(axis=1).max(initial=0))):
+            found += self._check_beginnings(batch, arrays, np.asarray(output.hidden), begins, rank, size)
+        self._stream = carry_on(output.state)
+        self._has_read |= batch["valid"].any(axis=1)
+        return found
+
+    def _check_data(self, batch: Batch, begins: NDArray[np.bool_]) -> Findings:
+        """What the batch itself must have, whatever the model."""
+        first_inputs = batch["tokens"][:, :: self._config.memory.block_size][begins]
+        return Findings(
+            targets=int(batch["valid"].sum()),
+            wrong_inputs=int((first_inputs != self._bos_id).sum()),
+            weighted_padding=int(((batch["weights"] != 0) & ~batch["valid"]).sum()),
+        )
+
+    def _check_beginnings(
+        self,
+        batch: Batch,
+        arrays: Mapping[str, jax.Array],
+        hidden: NDArray[np.floating],
+        begins: NDArray[np.bool_],
+        rank: int,
+        size: int,
+    ) -> Findings:
+        """Replaces what lies before the beginning number `rank` of each row, and looks at what lies behind."""
+        has_one = begins.sum(axis=1) > rank
+        block = np.where(has_one, np.argmax(np.cumsum(begins, axis=1) == rank + 1, axis=1), begins.shape[1])
+        slots = np.arange(batch["tokens"].shape[1])[None, :] // size
+        behind = has_one[:, None] & (slots >= block[:, None])
+        before = has_one[:, None] & ~behind & batch["valid"]
+        counted = has_one & ((block > 0) | self._has_read)
+        noise = self._random.integers(0, self._config.vocab_size, slots.shape[1] * len(block)).reshape(len(block), -1)
+        tokens = jnp.asarray(np.where(behind, batch["tokens"], noise).astype(np.int32))
+        changed = np.asarray(self._read({**arrays, "tokens": tokens}, self._other_stream()).hidden)
+        difference = np.abs(changed - hidden).max(axis=2)
+        gradients = [
+            max(float(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(gradient))
+            for gradient in (
+                self._gradient(self._stream.layers, arrays, self._stream, jnp.asarray(mask))
+                for mask in (behind, before)
+            )
+        ]
+        return Findings(
+            documents=int(counted.sum()),
+            output_difference=float(difference.max(initial=0, where=behind)),
+            gradient=gradients[0],
+            control=float(difference.max(initial=0, where=before)),
+            control_gradient=gradients[1],
+        )
+
+    def _other_stream(self) -> State:
+        """A state in which everything carried is something else."""
+
+        def noisy(array: jax.Array) -> jax.Array:
+            return array + jnp.asarray(self._random.normal(size=array.shape), array.dtype)
+
+        return dataclasses.replace(self._stream, layers=jax.tree.map(noisy, self._stream.layers))
+
+    def _read_batch(self, arrays: Mapping[str, jax.Array], stream: State) -> Output:
+        start = initial_state(self._model, self._params, arrays["tokens"].shape[0], with_cache=False)
+        texts = Texts(begins=arrays["begins"], lengths=arrays["block_lengths"], start=start)
+        return read(self._model, self._params, arrays["tokens"], stream, texts=texts)
+
+    def _total(self, layers: Any, arrays: Mapping[str, jax.Array], stream: State, mask: jax.Array) -> jax.Array:
+        """Sum of the activations in `mask` [B, T]."""
+        hidden = self._read_batch(arrays, dataclasses.replace(stream, layers=layers)).hidden
+        return jnp.sum(jnp.where(mask[:, :, None], hidden, 0))
