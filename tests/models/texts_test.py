@@ -28,6 +28,7 @@ MEMORIES = [
     {"num_segments": 3, "fam_length": 0},
     {"num_segments": 1, "fam_length": 2, "fam_start": "prefix", "fam_position": "between_blocks"},
     {"num_segments": 1, "fam_length": 2, "stop_gradient": True, "remat_policy": "full"},
+    {"num_segments": 2, "layer_pattern": ("local", "global"), "local_window": 6, "local_rope_base": 50.0},
 ]
 # Calls that the six blocks are read in: at once, block by block, and so that texts begin and end at a call's edges.
 CALLS = ((6,), (1, 1, 1, 1, 1, 1), (3, 3), (2, 4))
