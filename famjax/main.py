@@ -21,7 +21,8 @@ famjax trains and evaluates language models with working memory (TransformerFAM)
   famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=MODE] [--dry_run]
 
   --run_mode=MODE           train (the default), eval, infer (answer prompts), scan (evaluate a grid of checkpoints,
-                            memories, tasks and lengths), report (of scans) or attention (pictures of it)
+                            memories, tasks and lengths), report (of scans), attention (pictures of it) or
+                            merge (a finetuning's checkpoint with its base)
   --gin_file=FILE           may be repeated, in any order; looked for here, in the search paths, among famjax's own
   --gin_search_paths=A,B    further folders with gin files
   --gin.NAME=VALUE          sets a macro or a parameter, after the files; strings keep their quotes: "'/tmp/run'"
@@ -68,6 +69,7 @@ RUN_MODES = {
     "infer": RunMode("famjax.inference.job_config", "InferJob", "famjax.inference.infer", "infer"),
     "scan": RunMode("famjax.evaluation.scan.config", "ScanJob", "famjax.evaluation.scan.running", "scan"),
     "attention": RunMode("famjax.inference.attention_config", "AttentionJob", "famjax.inference.attention_map", "draw"),
+    "merge": RunMode("famjax.training.merge_config", "MergeJob", "famjax.training.merge", "merge"),
     "report": RunMode("famjax.evaluation.report.config", "ReportJob", "famjax.evaluation.report.writing", "report"),
 }
 
@@ -81,6 +83,7 @@ _MEMORY_HINTS = {
     "infer": "Lower --gin.BATCH_SIZE, --gin.InferJob.chunk_blocks or --gin.MemoryOverrides.block_size.",
     "scan": "Lower --gin.BATCH_SIZE, --gin.ScanJob.chunk_blocks or --gin.MemoryOverrides.block_size.",
     "attention": "Lower --gin.MemoryOverrides.block_size, or draw fewer blocks (--gin.BLOCKS).",
+    "merge": "Raise --gin.MODEL_PARALLELISM.",
     "report": "It needs no device.",
 }
 

@@ -15,6 +15,7 @@ from famjax.inference.attention_config import AttentionJob
 from famjax.inference.job_config import InferJob
 from famjax.models.transformer import parameter_shapes
 from famjax.training.config import TrainJob
+from famjax.training.merge_config import MergeJob
 
 ALL_FILES = sorted(str(path.relative_to(gin_root())) for path in gin_root().rglob("*.gin"))
 # Parts that others include and that are nothing by themselves.
@@ -23,6 +24,7 @@ FRAGMENTS = {"models/base.gin", "models/paper.gin", "recipes/demo.gin", "runs/tr
 COMPANIONS = {
     "models": ["runs/pretrain.gin", "memory/fam.gin"],
     "memory": ["runs/pretrain.gin", "models/tiny.gin"],
+    "finetuning": ["runs/finetune.gin", "models/tiny.gin", "memory/fam.gin"],
     "recipes": [],
 }
 RUN_COMPANIONS = {
@@ -32,13 +34,14 @@ RUN_COMPANIONS = {
     "runs/infer.gin": [],
     "runs/scan.gin": [],
     "runs/attention.gin": [],
+    "runs/merge.gin": [],
 }
 RECIPE_COMPANIONS = {
     "recipes/passkey.gin": ["models/tiny.gin"],
 }
 # Macros that a file needs unless something else is set in their place.
 NEEDED = {"runs/scan.gin": ["SCAN_TASKS", "SCAN_LENGTHS"]}
-JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob}
+JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob, MergeJob}
 # A value for each macro that a file may require.
 REQUIRED_VALUES = {
     "MODEL_DIR": "'/tmp/run'",

@@ -44,7 +44,7 @@ def _describe_work(job: Any) -> list[str]:
         return [describe_scan(job), ""]
     if isinstance(job, TrainJob | EvalJob):
         _check(job)
-        return [_describe_parameters(job.model), "", _describe_batches(job), ""]
+        return [_describe_parameters(job.model), *_describe_trained(job), "", _describe_batches(job), ""]
     return []
 
 
@@ -64,7 +64,7 @@ def _check(job: TrainJob | EvalJob) -> None:
         from famjax.models.transformer import parameter_shapes
         from famjax.training.optimizers import make_optimizer
 
-        make_optimizer(job.optimizer, unflatten_dict(parameter_shapes(job.model), sep="/"))
+        make_optimizer(job.applied_optimizer, unflatten_dict(parameter_shapes(job.model), sep="/"))
 
 
 Row = tuple[str, str, str]
@@ -145,6 +145,22 @@ def _describe_parameters(model: TransformerConfig | None) -> str:
     embedding = sum(count for path, count in counts.items() if path.startswith(("embedding/", "output/")))
     total = sum(counts.values())
     return f"Parameters: {total:,} = {embedding:,} of the embedding + {total - embedding:,} of the rest"
+
+
+def _describe_trained(job: TrainJob | EvalJob) -> list[str]:
+    """How many of the parameters are trained, where some are frozen."""
+    if not isinstance(job, TrainJob) or not job.applied_optimizer.freeze:
+        return []
+    from flax.traverse_util import unflatten_dict
+
+    from famjax.models.transformer import parameter_shapes
+    from famjax.training.checkpoint_arrays import by_path
+    from famjax.training.optimizers import frozen_parameters
+
+    shapes = parameter_shapes(job.model)
+    frozen = by_path(frozen_parameters(job.applied_optimizer, unflatten_dict(shapes, sep="/")))
+    trained = sum(math.prod(array.shape) for path, array in shapes.items() if not frozen[path])
+    return [f"  trained: {trained:,}; the rest is frozen"]
 
 
 def _describe_batches(job: Any) -> str:

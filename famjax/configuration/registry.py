@@ -14,8 +14,11 @@ import gin
 # Light modules whose dataclasses are settings.
 CONFIG_MODULES = (
     "famjax.models.config",
+    "famjax.models.lora_config",
     "famjax.data.config",
     "famjax.training.config",
+    "famjax.training.finetuning_config",
+    "famjax.training.merge_config",
     "famjax.training.streaming_config",
     "famjax.inference.config",
     "famjax.inference.job_config",

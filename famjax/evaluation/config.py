@@ -15,6 +15,7 @@ class EvalJob:
 
     Attributes:
       checkpoint: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it.
+      base: where the base of a finetuning is now, a MODEL_DIR or one checkpoint folder; None: where it was.
       model: the model; None takes the settings that the checkpoint was trained with.
       data: what is evaluated; each length of `lengths` replaces the length in it.
       output_dir: results go here, as results.jsonl.
@@ -27,6 +28,7 @@ class EvalJob:
     checkpoint: str
     data: DataConfig
     output_dir: str
+    base: str | None = None
     model: TransformerConfig | None = None
     lengths: tuple[int, ...] = ()
     steps: int | None = None

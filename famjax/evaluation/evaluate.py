@@ -53,7 +53,7 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
             check_data(job.data, model, None if length is None else (length, length))
         _prepare(job.output_dir)
         abstract, _ = abstract_params(model, mesh, job.mesh)
-        params = load_params(checkpoint, abstract)
+        params = load_params(checkpoint, abstract, base=job.base)
         console.print(f"{checkpoint.path}, step {checkpoint.step}: {job.data.mixture_or_task_name}, {job.data.split}")
         results = []
         for length in job.lengths or (None,):
@@ -76,6 +76,7 @@ def _evaluate_length(
     step = run_interruptible(
         lambda: compile_evaluation(
             model,
+            params,
             mesh,
             job.mesh,
             batch_size=data.batch_size,

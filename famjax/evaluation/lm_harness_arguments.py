@@ -21,6 +21,7 @@ class HarnessModelArgs:
 
     Attributes:
       checkpoint: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it.
+      base: where the base of a finetuning is now; None: where it was.
       vocabulary: "bytes", or the path of a SentencePiece .model or of a tokenizer.json.
       pad_token, bos_token, eos_token: special tokens of a tokenizer.json, as written there.
       block_size: tokens in a block; None: as the model was trained.
@@ -32,6 +33,7 @@ class HarnessModelArgs:
     """
 
     checkpoint: str
+    base: str | None = None
     vocabulary: str = "bytes"
     pad_token: str | None = None
     bos_token: str | None = None

@@ -57,6 +57,7 @@ class FamjaxLM(TemplateLM):
         args = parse_model_args({**of_harness, **arg_dict})
         model = LanguageModel.open(
             find_checkpoint(args.checkpoint, setting="--model_args checkpoint=..."),
+            base=args.base,
             vocabulary=args.vocabulary_config,
             memory=args.memory,
             batch_size=args.batch_size,

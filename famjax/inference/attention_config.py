@@ -16,6 +16,7 @@ class AttentionJob:
       checkpoint: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it.
       text_file: the text (UTF-8; .gz is decompressed).
       output_dir: the pictures go here.
+      base: where the base of a finetuning is now, a MODEL_DIR or one checkpoint folder; None: where it was.
       layers: layers, from 0; None: all.
       heads: heads of each of these layers, from 0; None: all.
       blocks: blocks of the text, from 0, or from the last one, -1, backwards.
@@ -27,6 +28,7 @@ class AttentionJob:
     checkpoint: str
     text_file: str
     output_dir: str
+    base: str | None = None
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     blocks: tuple[int, ...] = (-1,)

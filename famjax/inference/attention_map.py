@@ -81,7 +81,7 @@ def _written_to(output_dir: str) -> Iterator[None]:
 
 def _pictures(job: AttentionJob, ids: NDArray[np.int32]) -> Iterator[tuple[str, bytes]]:
     """Yields (file name, PNG): of each block an overview and its maps, and FAM over all blocks."""
-    model = LanguageModel.open(job.checkpoint, job.vocabulary, memory=job.memory, mesh=job.mesh)
+    model = LanguageModel.open(job.checkpoint, job.vocabulary, memory=job.memory, mesh=job.mesh, base=job.base)
     layers = tuple(range(model.config.num_layers)) if job.layers is None else job.layers
     heads = tuple(range(model.config.num_heads)) if job.heads is None else job.heads
     check_choice(model.config, layers, heads)

@@ -20,6 +20,7 @@ class InferJob:
 
     Attributes:
       checkpoint: a MODEL_DIR (its latest checkpoint) or one checkpoint folder in it.
+      base: where the base of a finetuning is now, a MODEL_DIR or one checkpoint folder; None: where it was.
       prompts: files of prompts: a glob or several; "-" is the standard input.
       prompt_format: "json_lines", an object a line with "prompt" or "tokens", or "text", where each file is one prompt.
       output: results go to this file, a JSON line for each prompt; a file that is there is continued. "-" is the
@@ -49,6 +50,7 @@ class InferJob:
     vocabulary: VocabularyConfig = ByteVocabulary()
     batch_size: int = 8
     chunk_blocks: int = 8
+    base: str | None = None
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:

@@ -19,10 +19,10 @@ from famjax.data.config import ByteVocabulary, VocabularyConfig
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
 from famjax.errors import ConfigError, DataError
 from famjax.inference import context as contexts
+from famjax.inference.adapters import adapt
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.inference.context import Context, Rows
 from famjax.inference.decoding import Decoding, Generation
-from famjax.inference.fingerprint import params_fingerprint
 from famjax.inference.programs import Clock, Programs, make_programs
 from famjax.inference.reading import RowTokens, TokenScores, read_rows, score_rows
 from famjax.inference.session import Session
@@ -31,6 +31,7 @@ from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoint_files import DATA_STATE, StepFolder, read_json
+from famjax.training.fingerprint import params_fingerprint
 from famjax.training.program import abstract_params
 from famjax.training.restore import find_checkpoint, load_params, read_model_config
 
@@ -71,8 +72,9 @@ class LanguageModel:
         mesh: MeshConfig | None = None,
         batch_size: int = 1,
         chunk_blocks: int = 8,
+        base: str | os.PathLike[str] | None = None,
     ) -> "LanguageModel":
-        """Restores a checkpoint.
+        """Restores a checkpoint; that of a finetuning over a frozen base together with the base.
 
         Args:
           checkpoint: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
@@ -81,9 +83,10 @@ class LanguageModel:
           mesh: the device mesh; None: all devices, each with a copy of the parameters.
           batch_size: rows that `famjax.inference.requests` reads together.
           chunk_blocks: blocks that one compiled step reads.
+          base: where a finetuning's base is now (a MODEL_DIR or a checkpoint folder); None: where it was in training.
 
         Raises:
-          CheckpointError: there is no such checkpoint, or it is damaged.
+          CheckpointError: there is no such checkpoint, it is damaged, or its base is gone or another one.
           ConfigError: another vocabulary than in training, or a mesh that the devices cannot form.
           DataError: the vocabulary's file cannot be read.
         """
@@ -98,7 +101,7 @@ class LanguageModel:
         abstract, _ = abstract_params(trained, devices, mesh)
         model = cls(
             config=trained,
-            params=load_params(folder, abstract),
+            params=load_params(folder, abstract, base=base),
             vocabulary=opened,
             checkpoint=folder,
             trained=trained,
@@ -111,6 +114,32 @@ class LanguageModel:
     def with_memory(self, memory: MemoryOverrides) -> "LanguageModel":
         """The same parameters with another memory than in training; nothing is restored again."""
         return dataclasses.replace(self, config=memory.apply(self.trained))
+
+    def with_adapter(
+        self, checkpoint: str | os.PathLike[str], *, memory: MemoryOverrides | None = None
+    ) -> "LanguageModel":
+        """The same base with what a finetuning trained: LoRA's adapters, a FAM prompt. The base is not read again.
+
+        Models that are made so share the base's arrays (unless the finetuning kept its base in bfloat16, which rounds
+        them). What one of them has read, the others cannot go on from.
+
+        Args:
+          checkpoint: of the finetuning: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
+          memory: another memory than in the finetuning; None: the same.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, it holds all its parameters, or its base is another one.
+          ConfigError: it was trained with another vocabulary.
+        """
+        adapted = adapt(self.params, str(self.checkpoint.path), checkpoint, self.mesh, "the adapter")
+        _require_vocabulary(adapted.checkpoint, self.vocabulary.fingerprint)
+        return dataclasses.replace(
+            self,
+            config=(memory or MemoryOverrides()).apply(adapted.config),
+            params=adapted.params,
+            checkpoint=adapted.checkpoint,
+            trained=adapted.config,
+        )
 
     def with_batch_size(self, batch_size: int) -> "LanguageModel":
         """The same model for requests in batches of another size."""
@@ -250,9 +279,13 @@ def check_same_vocabulary(checkpoint: StepFolder, vocabulary: VocabularyConfig) 
     Raises:
       ConfigError: the checkpoint was trained with another one.
     """
+    _require_vocabulary(checkpoint, make_vocabulary(vocabulary).fingerprint, f" than {vocabulary!r}")
+
+
+def _require_vocabulary(checkpoint: StepFolder, fingerprint: str, than: str = "") -> None:
     trained_with = read_json(checkpoint.path, DATA_STATE).get("vocabulary")
-    if trained_with is not None and trained_with != make_vocabulary(vocabulary).fingerprint:
+    if trained_with is not None and trained_with != fingerprint:
         raise ConfigError(
-            f"{checkpoint.path} was trained with another vocabulary than {vocabulary!r}; set --gin.VOCABULARY and its "
+            f"{checkpoint.path} was trained with another vocabulary{than}; set --gin.VOCABULARY and its "
             f"path as in {checkpoint.path.parent / 'config.gin'}."
         )

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from famjax.errors import ConfigError
+from famjax.models.lora_config import LoraConfig
 from famjax.validation import require_above, require_at_least, require_choice
 
 FamStart = Literal["prompt", "prefix"]
@@ -117,6 +118,7 @@ class TransformerConfig:
         `local_window` tokens only, itself included, and at all of FAM; FAM's own reading is the same in both kinds.
       local_window: see `layer_pattern`; tokens.
       local_rope_base: RoPE's base in local layers, without `rope_scaling`; None: as in global layers.
+      lora: adapters of low rank beside the layers' matrices, which are then not trained; None: there are none.
     """
 
     vocab_size: int
@@ -150,6 +152,7 @@ class TransformerConfig:
     layer_pattern: tuple[LayerKind, ...] = ("global",)
     local_window: int | None = None
     local_rope_base: float | None = None
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         require_at_least(

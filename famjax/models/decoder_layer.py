@@ -180,12 +180,18 @@ class Attention(nn.Module):
         width, head_dim = config.emb_dim, config.head_dim
         query_shape = (width, config.num_heads, head_dim)
         key_shape = (width, config.num_kv_heads, head_dim)
-        self.query = Projection(query_shape, ("embed", "heads", "head_dim"), 1, dtype, use_bias=has_bias)
-        self.key = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype, use_bias=has_bias)
-        self.value = Projection(key_shape, ("embed", "kv_heads", "head_dim"), 1, dtype, use_bias=has_bias)
-        out_shape, out_axes = (config.num_heads, head_dim, width), ("heads", "head_dim", "embed")
+        query_axes, key_axes = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+        self.query = Projection(query_shape, query_axes, 1, dtype, use_bias=has_bias, lora=config.lora)
+        self.key = Projection(key_shape, key_axes, 1, dtype, use_bias=has_bias, lora=config.lora)
+        self.value = Projection(key_shape, key_axes, 1, dtype, use_bias=has_bias, lora=config.lora)
         self.out = Projection(
-            out_shape, out_axes, 2, dtype, config.residual_init_scale, use_bias=config.attention_out_bias
+            (config.num_heads, head_dim, width),
+            ("heads", "head_dim", "embed"),
+            2,
+            dtype,
+            config.residual_init_scale,
+            use_bias=config.attention_out_bias,
+            lora=config.lora,
         )
         if config.query_key_norm:
             self.query_norm = make_norm(config, "head_dim")
@@ -227,6 +233,7 @@ class DecoderLayer(nn.Module):
             dtype,
             out_init_scale=config.residual_init_scale,
             use_bias=config.mlp_bias,
+            lora=config.lora,
         )
         if config.post_norms:
             self.attention_post_norm = make_norm(config)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from famjax.models.config import MlpActivation
+from famjax.models.lora_config import LoraConfig
 
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu": jax.nn.gelu}
 
@@ -56,6 +57,8 @@ class Projection(nn.Module):
       init_scale: initial values are so many times as large.
       result_dtype: of the sum and of the result; None: as `dtype`.
       use_bias: add a bias, which starts at 0.
+      lora: the model's adapters; where they include this matrix, it has a branch of low rank. A setting of the model
+        and not of the training, since it decides which parameters there are, in training and in inference alike.
     """
 
     shape: Sequence[int]
@@ -65,6 +68,7 @@ class Projection(nn.Module):
     init_scale: float = 1.0
     result_dtype: jnp.dtype | None = None
     use_bias: bool = False
+    lora: LoraConfig | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -87,7 +91,28 @@ class Projection(nn.Module):
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, tuple(self.axes[self.num_inputs :]))
             bias: Any = self.param("bias", bias_init, outputs)
             product = product + jnp.asarray(bias, product.dtype).reshape(1, -1)
+        if self.lora is not None and self.lora.adapts("/".join((*self.path, "kernel"))):
+            product = product + self._low_rank(self.lora, rows)
         return product.reshape(*leading, *outputs)
+
+    def _low_rank(self, lora: LoraConfig, rows: Float[Array, "n D"]) -> Float[Array, "n m"]:
+        """The adapter's branch, (alpha / rank) (dropout(x) A) B; 0 as long as B is what it is at first.
+
+        Dropout acts where the call has a key for it, which the FAM prompt's way up the stack has not.
+        """
+        inputs, outputs = tuple(self.shape[: self.num_inputs]), tuple(self.shape[self.num_inputs :])
+        input_axes, output_axes = tuple(self.axes[: self.num_inputs]), tuple(self.axes[self.num_inputs :])
+        summed = tuple(range(self.num_inputs))
+        init_a = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", summed, (self.num_inputs,))
+        init_b = nn.initializers.zeros
+        a: Any = self.param("lora_a", nn.with_logical_partitioning(init_a, (*input_axes, "lora")), (*inputs, lora.rank))
+        b: Any = self.param(
+            "lora_b", nn.with_logical_partitioning(init_b, ("lora", *output_axes)), (lora.rank, *outputs)
+        )
+        if lora.dropout and self.has_rng("dropout"):
+            rows = nn.Dropout(lora.dropout, deterministic=False)(rows)
+        low = rows @ jnp.asarray(a, self.dtype).reshape(math.prod(inputs), lora.rank)
+        return (low * lora.scale) @ jnp.asarray(b, self.dtype).reshape(lora.rank, math.prod(outputs))
 
 
 class GatedMLP(nn.Module):
@@ -99,17 +124,17 @@ class GatedMLP(nn.Module):
     dtype: jnp.dtype
     out_init_scale: float = 1.0
     use_bias: bool = False
+    lora: LoraConfig | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """Applies the MLP to each vector."""
         shape, axes = (self.width, self.hidden_width), ("embed", "mlp")
-        gate = Projection(shape, axes, 1, self.dtype, use_bias=self.use_bias, name="gate")(x)
-        up = Projection(shape, axes, 1, self.dtype, use_bias=self.use_bias, name="up")(x)
+        settings: Any = {"use_bias": self.use_bias, "lora": self.lora}
+        gate = Projection(shape, axes, 1, self.dtype, **settings, name="gate")(x)
+        up = Projection(shape, axes, 1, self.dtype, **settings, name="up")(x)
         hidden = _ACTIVATIONS[self.activation](gate) * up
-        down = Projection(
-            shape[::-1], axes[::-1], 1, self.dtype, self.out_init_scale, use_bias=self.use_bias, name="down"
-        )
+        down = Projection(shape[::-1], axes[::-1], 1, self.dtype, self.out_init_scale, **settings, name="down")
         return down(hidden)
 
 

@@ -15,6 +15,7 @@ DEFAULT_RULES: tuple[tuple[str, str | None], ...] = (
     ("head_dim", None),
     ("layers", None),
     ("fam", None),
+    ("lora", None),
     ("length", None),
 )
 

@@ -5,6 +5,7 @@
       data_state/   the data iterator's state (JSON)
       model/        the model's settings, its memory's included (JSON)
       evaluation/   metrics of an evaluation at this step (JSON), where there was one
+      base/         of a finetuning over a frozen base: where the parameters are that the state lacks (JSON)
       checksums.json  size and CRC-32 of every other file, written before the folder gets its final name
 
 orbax itself detects a missing or shortened file, but reads a flipped byte inside an array as a value: hence the
@@ -28,7 +29,7 @@ from etils import epath
 from famjax.errors import CheckpointError
 
 PREFIX = "checkpoint"
-STATE, DATA_STATE, MODEL, EVALUATION = "state", "data_state", "model", "evaluation"
+STATE, DATA_STATE, MODEL, EVALUATION, BASE = "state", "data_state", "model", "evaluation", "base"
 REQUIRED_ITEMS = (STATE, DATA_STATE, MODEL)
 CHECKSUMS = "checksums.json"
 DAMAGED_SUFFIX = ".damaged"

@@ -18,6 +18,7 @@ from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
+from famjax.training.base import BaseReference, read_reference
 from famjax.training.config import CheckpointConfig
 from famjax.training.model_dir import FLAG
 
@@ -34,11 +35,13 @@ class Restored:
       step: the step after which the checkpoint was saved.
       state: the train state, each array with the sharding asked for.
       data_state: the data iterator's state that belongs to it.
+      base: where the parameters are that the state lacks; None: it lacks none.
     """
 
     step: int
     state: State
     data_state: dict[str, Any]
+    base: BaseReference | None = None
 
 
 @dataclasses.dataclass
@@ -98,6 +101,7 @@ class Checkpointer:
         self._report = report
         self._policy = LatestAndBest(config.keep, config.keep_best, config.best_mode, self._read_metrics())
         self._saving = -1
+        self._base: BaseReference | None = None
         if jax.process_index() == 0:
             files.remove_temporary(self._model_dir)
         _all_agree(True)  # No process begins before that is done.
@@ -114,6 +118,10 @@ class Checkpointer:
     def latest_step(self) -> int | None:
         """The latest checkpoint's step, one still being written included."""
         return self._manager.latest_step()
+
+    def refer_to(self, base: BaseReference) -> None:
+        """Writes this reference into all checkpoints from now on: the states to be saved lack the base's parameters."""
+        self._base = base
 
     def save(
         self,
@@ -149,6 +157,8 @@ class Checkpointer:
             files.DATA_STATE: ocp.args.JsonSave(dict(data_state)),
             files.MODEL: ocp.args.JsonSave(model_settings.to_json(self._model)),
         }
+        if self._base is not None:
+            items[files.BASE] = ocp.args.JsonSave(dataclasses.asdict(self._base))
         if metrics is not None:
             values = {name: float(value) for name, value in metrics.items()}
             self._note_metric(step, values)
@@ -259,7 +269,7 @@ class Checkpointer:
             raise  # The devices (out of memory), not the files.
         except Exception as error:  # noqa: BLE001  (orbax and tensorstore raise bare Exception for unreadable files)
             return None, _one_line(error)
-        return Restored(folder.step, _with_empty(state, abstract_state), data_state), ""
+        return Restored(folder.step, _with_empty(state, abstract_state), data_state, read_reference(folder)), ""
 
     def _require_same(self, folder: files.StepFolder, abstract_state: State) -> None:
         """Raises CheckpointError where the checkpoint is whole but of another model or another kind of train state."""

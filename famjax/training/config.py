@@ -8,11 +8,13 @@ from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
+from famjax.training.finetuning_config import BASE_PATTERN, Finetuning
 from famjax.training.streaming_config import Streaming, check_streaming
 from famjax.validation import require_above, require_at_least, require_choice, require_fraction
 
 Decay = Literal["constant", "linear", "cosine", "rsqrt"]
 EvaluationMetric = Literal["loss", "accuracy", "answer_accuracy", "exact_match"]
+FamPromptInit = Literal["random", "embedding"]
 StageMetric = Literal["accuracy", "answer_accuracy", "exact_match"]
 
 
@@ -337,6 +339,8 @@ class TrainJob:
       num_microbatches: the batch is cut into so many parts whose gradients are summed.
       random_position_offset: whether each training example draws a position offset (on with probability 1/2).
       random_seed: of initial values, dropout, state passing and offsets.
+      fam_prompt_init: the first values of the FAM prompt: "random", or "embedding", rows of the embedding table, which
+        is the restored one where there is `restore.path`. A prompt that is restored itself keeps its values.
       loss: the loss.
       state_passing: random state passing.
       retention: a term of the loss for a memory that keeps.
@@ -344,6 +348,7 @@ class TrainJob:
       curriculum: lengths over the run.
       checkpoint: when to save.
       restore: where initial parameters come from.
+      finetuning: whether they are a frozen base, and what is trained then.
       logging: what is reported.
       mesh: the device mesh.
     """
@@ -359,6 +364,7 @@ class TrainJob:
     num_microbatches: int = 1
     random_position_offset: bool = True
     random_seed: int = 0
+    fam_prompt_init: FamPromptInit = "random"
     loss: LossConfig = LossConfig()
     state_passing: StatePassing = StatePassing()
     retention: Retention = Retention()
@@ -366,6 +372,7 @@ class TrainJob:
     curriculum: Curriculum = Curriculum()
     checkpoint: CheckpointConfig = CheckpointConfig()
     restore: RestoreConfig = RestoreConfig()
+    finetuning: Finetuning = Finetuning()
     logging: LoggingConfig = LoggingConfig()
     mesh: MeshConfig = MeshConfig()
 
@@ -374,6 +381,8 @@ class TrainJob:
         if self.eval_data is not None:
             require_end(self.eval_data, self.eval_steps, "TrainJob.eval_steps")
         self._check_best()
+        self._check_base()
+        self._check_fam_prompt()
         if self.restore.path is None and (self.restore.optimizer or self.restore.step):
             raise ConfigError("RestoreConfig.optimizer and .step need a RestoreConfig.path (INITIAL_CHECKPOINT_PATH).")
         if self.state_passing.probability and not self.model.memory.fam_length:
@@ -397,6 +406,63 @@ class TrainJob:
     def step_length(self) -> int:
         """Tokens of every row that a step reads [T], where there is no curriculum."""
         return self.data.length * self.streaming.window
+
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether all parameters but adapters and the FAM prompt (or prefix) stay as they are in `restore.path`."""
+        return self.model.lora is not None or self.finetuning.memory_only
+
+    @property
+    def applied_optimizer(self) -> OptimizerConfig:
+        """The optimizer; what it freezes includes a frozen base."""
+        if not self.has_frozen_base:
+            return self.optimizer
+        return dataclasses.replace(self.optimizer, freeze=(*self.optimizer.freeze, BASE_PATTERN))
+
+    def _check_base(self) -> None:
+        """ConfigError where a frozen base is asked for that there cannot be."""
+        memory_only = self.finetuning.memory_only
+        if memory_only and self.model.lora is not None:
+            raise ConfigError(
+                "Finetuning.memory_only trains the FAM prompt alone, and TransformerConfig.lora is set; set one."
+            )
+        if memory_only and not self.model.memory.fam_length:
+            raise ConfigError(
+                "Finetuning.memory_only needs a memory to train, and MemoryConfig.fam_length is 0 (--gin.FAM_LENGTH)."
+            )
+        if self.has_frozen_base and self.restore.path is None:
+            cause = "Finetuning.memory_only" if memory_only else "TransformerConfig.lora"
+            raise ConfigError(
+                f"{cause} is set, and there are no parameters to finetune: set --gin.INITIAL_CHECKPOINT_PATH "
+                "(runs/finetune.gin)."
+            )
+        if self.has_frozen_base and (self.restore.optimizer or self.restore.step):
+            raise ConfigError(
+                "RestoreConfig.optimizer and .step continue a run, and a finetuning over a frozen base begins one: set "
+                "them to False. (A finetuning that was stopped goes on by itself, from its MODEL_DIR.)"
+            )
+        if self.finetuning.base_dtype != "float32" and not self.has_frozen_base:
+            raise ConfigError(
+                f"Finetuning.base_dtype = {self.finetuning.base_dtype!r} has no effect: all parameters are trained, in "
+                "float32. It is for LoRA (TransformerConfig.lora) and Finetuning.memory_only."
+            )
+
+    def _check_fam_prompt(self) -> None:
+        """ConfigError where there is no FAM prompt to take rows from the embedding table, or too few rows."""
+        require_choice(self, "fam_prompt_init", FamPromptInit)
+        if self.fam_prompt_init == "random":
+            return
+        memory = self.model.memory
+        if not memory.fam_length or memory.fam_start != "prompt":
+            raise ConfigError(
+                'TrainJob.fam_prompt_init = "embedding" needs a FAM prompt: MemoryConfig.fam_length above 0 and '
+                'MemoryConfig.fam_start = "prompt".'
+            )
+        if memory.fam_length > self.model.vocab_size:
+            raise ConfigError(
+                f'TrainJob.fam_prompt_init = "embedding" draws {memory.fam_length} different rows '
+                f"(MemoryConfig.fam_length) of a table of {self.model.vocab_size}."
+            )
 
     def _check_best(self) -> None:
         """ConfigError where the best checkpoints are asked for, and the evaluations cannot tell which they are."""

@@ -19,11 +19,12 @@ from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
 from famjax.training.checkpoint_files import absolute_path
-from famjax.training.checkpoints import Checkpointer
+from famjax.training.checkpoints import Checkpointer, Restored
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
 from famjax.training.evaluator import evaluate_batches, evaluate_documents, summarize, summarize_streamed
 from famjax.training.feed import TrainingFeed, check_data, device_batches, evaluation_shape, step_shape
+from famjax.training.finetuning import begin_from_base, resume_from_base
 from famjax.training.flops import peak_flops, train_step_flops
 from famjax.training.model_dir import checkpoint_bytes, hold, prepare_model_dir
 from famjax.training.optimizers import with_schedule_step
@@ -61,7 +62,7 @@ def train(job: TrainJob) -> None:
         check_batch(job, make_mesh(job.mesh).shape[DATA_AXIS], jax.process_count())
         _check_data(job)
         program = make_program(job)
-        model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.abstract_state))
+        model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.saved_part(program.abstract_state)))
         alone = hold(model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
         with alone, Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             state, data_state, resumed_from = _start(program, checkpointer, display)
@@ -96,7 +97,7 @@ def _start(
 ) -> tuple[TrainState, dict[str, Any] | None, int | None]:
     """The state to go on from: the latest checkpoint's, another run's, or initial values."""
     job = program.job
-    restored = checkpointer.restore(program.abstract_state)
+    restored = checkpointer.restore(program.saved_part(program.abstract_state))
     if restored is not None:
         _require_stage(job, int(restored.state.progress.stage_after))
         display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
@@ -105,7 +106,7 @@ def _start(
                 f"nothing to train: that is the last of TRAIN_STEPS = {job.total_steps}, or beyond it; raise it, or "
                 "set another MODEL_DIR"
             )
-        return restored.state, restored.data_state, restored.step
+        return _with_base(program, checkpointer, restored), restored.data_state, restored.step
     state = program.init()
     if job.restore.path is None:
         return state, None, None
@@ -116,9 +117,21 @@ def _start(
             f"--gin.TRAIN_STEPS={job.total_steps}."
         )
     display.report(str(start.report))
+    start = dataclasses.replace(start, params=program.draw_fam_prompt(start.params, start.report.initialised))
+    if job.has_frozen_base:
+        checkpointer.refer_to(begin_from_base(program, start))
     opt_state = with_schedule_step(start.opt_state, start.step)
     step = jax.device_put(np.int32(start.step), program.shardings.step)
     return dataclasses.replace(state, params=start.params, opt_state=opt_state, step=step), None, None
+
+
+def _with_base(program: Program, checkpointer: Checkpointer, restored: Restored) -> TrainState:
+    """The restored state, with the parameters of the base where it refers to one."""
+    if restored.base is None:
+        return restored.state
+    params, reference = resume_from_base(program, restored.state.params, restored.base)
+    checkpointer.refer_to(reference)
+    return dataclasses.replace(restored.state, params=params)
 
 
 def _is_evaluated(job: TrainJob, step: int) -> bool:
@@ -335,6 +348,7 @@ class Loop:
             "evaluation",
             lambda: compile_evaluation(
                 job.model,
+                self._program.abstract_state.params,
                 self._program.mesh,
                 job.mesh,
                 batch_size=data.batch_size,
@@ -358,6 +372,7 @@ class Loop:
             "evaluation",
             lambda: compile_streamed_evaluation(
                 job.model,
+                self._program.abstract_state.params,
                 self._program.mesh,
                 job.mesh,
                 batch_size=data.batch_size,
@@ -372,7 +387,9 @@ class Loop:
 
     def _save(self) -> None:
         self._settle()
-        if self._checkpointer.save(self._step, self._state, self._feed.state(), self._evaluation, force=True):
+        if self._checkpointer.save(
+            self._step, self._program.saved_part(self._state), self._feed.state(), self._evaluation, force=True
+        ):
             self._display.report(f"step {self._step}: checkpoint saved")
 
     def _compiled(self, name: str, compile_program: Callable[[], Any]) -> Any:

@@ -22,12 +22,13 @@ def checkpoint_bytes(abstract_state: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
 
 
-def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> epath.Path:
+def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int, flag: str = FLAG) -> epath.Path:
     """Makes MODEL_DIR and finds out, before anything slow, whether checkpoints can be written there.
 
     Args:
       model_dir: a local folder, made with its parents where it does not exist, or "gs://...".
       bytes_needed: what one checkpoint needs (`checkpoint_bytes`).
+      flag: that sets it, for the message.
 
     Returns:
       The absolute path.
@@ -37,7 +38,7 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> e
         one checkpoint needs.
     """
     if not os.fspath(model_dir).strip():
-        raise CheckpointError(f"MODEL_DIR is empty. Set {FLAG} to a folder.")
+        raise CheckpointError(f"MODEL_DIR is empty. Set {flag} to a folder.")
     folder = absolute_path(model_dir)
     probe = folder / f".write_probe_{os.getpid()}"
     try:
@@ -46,13 +47,13 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int) -> e
         probe.unlink()
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror or error}). Set {FLAG} to another."
+            f"{folder} cannot be written ({error.strerror or error}). Set {flag} to another."
         ) from error
     if not is_remote(folder):
         free = shutil.disk_usage(folder).free
         if free < bytes_needed:
             raise CheckpointError(
-                f"{folder} has {free:,} bytes free; one checkpoint needs {bytes_needed:,}. Free space, or set {FLAG} "
+                f"{folder} has {free:,} bytes free; one checkpoint needs {bytes_needed:,}. Free space, or set {flag} "
                 "to a folder on another disk."
             )
     return folder

@@ -6,9 +6,10 @@ from typing import Any
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import MemoryConfig, RopeScaling, TransformerConfig
+from famjax.models.lora_config import LoraConfig
 
 # They change how the model is trained, not what it computes from its parameters: a resumed run may set them anew.
-FREE = frozenset({"dropout_rate", "remat_policy"})
+FREE = frozenset({"dropout_rate", "remat_policy", "lora.dropout"})
 
 
 def to_json(config: TransformerConfig) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def from_json(values: Mapping[str, Any], where: str) -> TransformerConfig:
         rebuilt: dict[str, Any] = {"memory": MemoryConfig(**values["memory"])}
         if values.get("rope_scaling") is not None:
             rebuilt["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        if (lora := values.get("lora")) is not None:
+            rebuilt["lora"] = LoraConfig(**{**lora, "patterns": tuple(lora["patterns"])})
         if "layer_pattern" in values:
             rebuilt["layer_pattern"] = tuple(values["layer_pattern"])  # JSON has lists.
         return TransformerConfig(**{**values, **rebuilt})
@@ -42,7 +45,7 @@ def differences(
 ) -> list[str]:
     """One "emb_dim: checkpoint 128, this run 256" for each setting that differs, those in FREE left out."""
     saved, current = _flat(to_json(checkpoint)), _flat(to_json(run))
-    # A part that only one of the two has (RopeScaling's fields) is None in the other.
+    # A part that only one of the two has (RopeScaling's fields, LoraConfig's) is None in the other.
     return [
         f"{name}: {saved_name} {saved.get(name)!r}, {own_name} {current.get(name)!r}"
         for name in {**current, **saved}

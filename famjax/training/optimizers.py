@@ -5,7 +5,7 @@ Every optimizer is one chain,
     clip by global norm -> AdamW's or Adafactor's direction -> + weight_decay * parameter -> * -rate(step)
 
 over the parameters that are trained; frozen ones (`OptimizerConfig.freeze`) are outside it: they count in no norm, have
-no state and receive zero updates.
+no state and receive zero updates. Gradients may have None in their place, and updates then have it too.
 
 Parameters under "layers/" hold all layers, stacked on their first axis. Adafactor's statistics belong to one matrix of
 one layer (its factored rows and columns, the root mean square that clips an update, the scale of the parameter), so its
@@ -57,7 +57,7 @@ def make_optimizer(config: OptimizerConfig, params: Tree) -> optax.GradientTrans
 def frozen_parameters(config: OptimizerConfig, params: Tree) -> Tree:
     """Which parameters are not trained: a bool for each.
 
-    The loss should see these through `lax.stop_gradient`, so that their gradients are not computed at all.
+    The loss should not be differentiated by these, so that their gradients are not computed at all.
 
     Raises:
       ConfigError: a pattern of `freeze` matches no parameter, or everything is frozen.

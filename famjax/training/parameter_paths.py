@@ -50,6 +50,16 @@ def select(params: Tree, patterns: Sequence[str], setting: str, optional: Sequen
     return jax.tree.map(lambda path: path in chosen, parameter_paths(params))
 
 
+def without(params: Tree, left_out: Tree) -> Tree:
+    """The tree with None, which is no leaf, in place of each parameter that `left_out` has a True for."""
+    return jax.tree.map(lambda is_left_out, param: None if is_left_out else param, left_out, params)
+
+
+def replaced(params: Tree, others: Tree) -> Tree:
+    """`params`, each parameter that `others` (the same tree, with None in places) has replaced by it."""
+    return jax.tree.map(lambda param, other: param if other is None else other, params, others)
+
+
 def _compile(pattern: str, setting: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)

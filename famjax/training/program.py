@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ from famjax.models.memory import State, state_axes
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
+from famjax.training import fam_prompt
 from famjax.training.config import TrainJob
 from famjax.training.evaluator import EvaluationSums, StreamedEvaluation, evaluation_step, streamed_evaluation_step
 from famjax.training.optimizer_sharding import optimizer_state_specs
 from famjax.training.optimizers import make_optimizer
-from famjax.training.state import TrainState, init_train_state
+from famjax.training.parameter_paths import without
+from famjax.training.state import TrainState, frozen_base, init_train_state
 from famjax.training.step import Metrics, ablated_loss, train_step
 from famjax.training.streaming import begin_stream
 
@@ -36,12 +38,14 @@ class Program:
       job: the run.
       mesh: its devices.
       optimizer: made for the model's parameters.
+      of_base: which parameters a frozen base gives, so that checkpoints need not hold them: a bool for each.
       abstract_state: shape, dtype and sharding of every array of the train state.
     """
 
     job: TrainJob
     mesh: Mesh
     optimizer: optax.GradientTransformation
+    of_base: Any
     abstract_state: TrainState
 
     @property
@@ -49,12 +53,30 @@ class Program:
         """Where every array of the train state lies."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
+    def saved_part(self, state: TrainState) -> TrainState:
+        """A state, or an abstract one, without the parameters that a frozen base gives: what a checkpoint holds."""
+        return dataclasses.replace(state, params=without(state.params, self.of_base))
+
     def init(self) -> TrainState:
         """Makes the state before the first step, straight in its shards."""
         model = Transformer(self.job.model)
         make = functools.partial(init_train_state, self.job, model, self.optimizer)
         with use_mesh(self.mesh, self.job.mesh):
             return jax.jit(make, out_shardings=self.shardings)()
+
+    def draw_fam_prompt(self, params: Any, initialised: Sequence[str]) -> Any:
+        """Draws the FAM prompt from the embedding table that was restored, where the job says so.
+
+        Args:
+          params: after the restoring.
+          initialised: paths of the parameters that were not restored; a FAM prompt that was keeps its values.
+        """
+        if self.job.fam_prompt_init != "embedding" or fam_prompt.NAME not in initialised:
+            return params
+        draw = functools.partial(fam_prompt.draw_fam_prompt, self.job)
+        with use_mesh(self.mesh, self.job.mesh):
+            drawn = jax.jit(lambda params: draw(params)[fam_prompt.NAME])(params)
+        return {**params, fam_prompt.NAME: jax.device_put(drawn, self.shardings.params[fam_prompt.NAME])}
 
     def compile_step(self, length: int) -> TrainStep:
         """Compiles the train step for batches [B, length]. The state given to it is donated."""
@@ -87,7 +109,7 @@ def make_program(job: TrainJob) -> Program:
     mesh = make_mesh(job.mesh)
     model = Transformer(job.model)
     params, param_specs = abstract_params(job.model, mesh, job.mesh)
-    optimizer = make_optimizer(job.optimizer, params)
+    optimizer = make_optimizer(job.applied_optimizer, params)
     state = jax.eval_shape(functools.partial(init_train_state, job, model, optimizer))
     fam_axes = ("layers", "fam", "embed")
     specs = jax.tree.map(lambda _: PartitionSpec(), state).replace(
@@ -99,7 +121,13 @@ def make_program(job: TrainJob) -> Program:
         ),
         stream=state.stream and _stream_specs(state.stream, mesh, job.mesh),
     )
-    return Program(job=job, mesh=mesh, optimizer=optimizer, abstract_state=place(state, to_shardings(specs, mesh)))
+    return Program(
+        job=job,
+        mesh=mesh,
+        optimizer=optimizer,
+        of_base=frozen_base(job, params),
+        abstract_state=place(state, to_shardings(specs, mesh)),
+    )
 
 
 def abstract_params(config: TransformerConfig, mesh: Mesh, mesh_config: MeshConfig) -> tuple[Any, Any]:
@@ -144,6 +172,7 @@ def abstract_batch(
 
 def compile_evaluation(
     config: TransformerConfig,
+    params: Any,
     mesh: Mesh,
     mesh_config: MeshConfig,
     *,
@@ -152,25 +181,30 @@ def compile_evaluation(
     chunk_size: int,
     position_buckets: int,
 ) -> Callable[[Any, Mapping[str, jax.Array]], EvaluationSums]:
-    """Compiles the evaluation step for batches [batch_size, length]."""
+    """Compiles the evaluation step for batches [batch_size, length], and parameters as these, which may be abstract."""
     step = functools.partial(
         evaluation_step, model=Transformer(config), chunk_size=chunk_size, position_buckets=position_buckets
     )
-    params, _ = abstract_params(config, mesh, mesh_config)
     batch = abstract_batch(batch_size, length, mesh)
     with use_mesh(mesh, mesh_config):
         return jax.jit(step).lower(params, batch).compile()
 
 
 def compile_streamed_evaluation(
-    config: TransformerConfig, mesh: Mesh, mesh_config: MeshConfig, *, batch_size: int, length: int, chunk_size: int
+    config: TransformerConfig,
+    params: Any,
+    mesh: Mesh,
+    mesh_config: MeshConfig,
+    *,
+    batch_size: int,
+    length: int,
+    chunk_size: int,
 ) -> StreamedEvaluation:
-    """Compiles the evaluation of streamed documents in batches [batch_size, length]."""
+    """Compiles the evaluation of streamed documents in batches [batch_size, length]; see `compile_evaluation`."""
     begin = functools.partial(begin_stream, config, batch_size)
     stream = jax.eval_shape(begin)
     shardings = to_shardings(_stream_specs(stream, mesh, mesh_config), mesh)
     step = functools.partial(streamed_evaluation_step, model=Transformer(config), chunk_size=chunk_size)
-    params, _ = abstract_params(config, mesh, mesh_config)
     batch = abstract_batch(batch_size, length, mesh, config.memory.block_size)
     replicated = NamedSharding(mesh, PartitionSpec())
     with use_mesh(mesh, mesh_config):

@@ -7,21 +7,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from absl import logging
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
+from famjax.training.base import load_base, read_reference
+from famjax.training.checkpoint_arrays import (
+    PARAMS,
+    Tree,
+    by_path,
+    nested,
+    read_arrays,
+    read_params,
+    require_shapes,
+    with_arrays,
+)
 from famjax.training.config import RestoreConfig
-from famjax.training.parameter_paths import path_name, select
+from famjax.training.parameter_paths import select
 
-Tree = Any  # A pytree of jax.Array, or of jax.ShapeDtypeStruct with shardings: a nested dict where it holds parameters.
 Report = Callable[[str], None]
 
 FLAG = "--gin.INITIAL_CHECKPOINT_PATH"
-_PARAMS = "params"
+BASE_FLAG = "--gin.BASE_CHECKPOINT_PATH"
 _OPTIMIZER = "opt_state"
 _STEP = "step"
 
@@ -97,7 +106,8 @@ def initialize_from(
       model: this run's, to be compared with the checkpoint's; None: it is not compared.
 
     Raises:
-      CheckpointError: there is no checkpoint, all are damaged, or a parameter's (or the optimizer's) shape differs.
+      CheckpointError: there is no checkpoint, all are damaged, it does not hold its base, or a parameter's (or the
+        optimizer's) shape differs.
       ConfigError: a pattern is no regular expression or matches nothing; or the optimizer's state is asked for while
         some parameters are initialised, to which the checkpoint's moments do not belong.
     """
@@ -105,17 +115,18 @@ def initialize_from(
         raise ConfigError(f"RestoreConfig.path is not set ({FLAG}).")
     selected = select(params, config.parameters, "RestoreConfig.parameters")
     folder = find_checkpoint(config.path, report)
+    require_whole(folder)
     stored = files.stored_arrays(folder.path)
-    named, is_chosen = _flat(params), _flat(selected)
-    taken = {path: leaf for path, leaf in named.items() if is_chosen[path] and f"{_PARAMS}/{path}" in stored}
+    named, is_chosen = by_path(params), by_path(selected)
+    taken = {path: leaf for path, leaf in named.items() if is_chosen[path] and f"{PARAMS}/{path}" in stored}
     parts = _parts(folder, config, stored, list(named), list(taken))
     if model is not None:
         parts = dataclasses.replace(parts, different=_different_settings(folder, model))
     _require_useful(config, parts)
-    _require_shapes(folder, stored, {f"{_PARAMS}/{path}": leaf for path, leaf in taken.items()})
-    arrays = _read(folder, {_PARAMS: _nested(taken)})
+    require_shapes(folder, stored, {f"{PARAMS}/{path}": leaf for path, leaf in taken.items()})
+    arrays = read_arrays(folder, {PARAMS: nested(taken)})
     return Initialized(
-        params=_replaced(params, _PARAMS, arrays),
+        params=with_arrays(params, arrays, f"{PARAMS}/"),
         opt_state=_read_optimizer(folder, stored, opt_state) if config.optimizer else opt_state,
         step=_read_step(folder) if config.step else 0,
         report=parts,
@@ -127,25 +138,67 @@ def load_params(
     abstract_params: Tree,
     report: Report = logging.warning,
     setting: str = FLAG,
+    base: str | os.PathLike[str] | None = None,
+    base_setting: str = BASE_FLAG,
 ) -> Tree:
     """All parameters of a checkpoint, for an evaluation; nothing else is read.
+
+    Those that a finetuning left as they were are read from its base.
 
     Args:
       path: a MODEL_DIR (its latest whole checkpoint), one checkpoint folder, or what `find_checkpoint` returned.
       abstract_params: jax.ShapeDtypeStruct leaves with shardings, unboxed.
       report: called with one line for each damaged checkpoint that is passed over.
       setting: the flag that set `path`, for the message.
+      base: where a finetuning's base is now (a MODEL_DIR or a checkpoint folder); None: where it was.
+      base_setting: the flag that sets `base`, for the message.
 
     Raises:
-      CheckpointError: there is no checkpoint, all are damaged, or a parameter is missing or of another shape.
+      CheckpointError: there is no checkpoint, all are damaged, a parameter is missing or of another shape, there are
+        adapters that the model lacks, or a base that is gone or another one.
     """
     folder = find_checkpoint(path, report, setting)
-    stored = files.stored_arrays(folder.path)
-    wanted = {f"{_PARAMS}/{name}": leaf for name, leaf in _flat(abstract_params).items()}
-    if missing := [name for name in wanted if name not in stored]:
-        raise CheckpointError(f"{folder.path} lacks {files.shortened(missing)}.")
-    _require_shapes(folder, stored, wanted)
-    return _replaced(abstract_params, _PARAMS, _read(folder, {_PARAMS: abstract_params}))
+    own, rest = split_by_holder(folder, abstract_params)
+    if not rest:
+        return load_own(folder, own)
+    reference = read_reference(folder)
+    if reference is None:
+        raise CheckpointError(f"{folder.path} lacks {files.shortened([f'{PARAMS}/{name}' for name in rest])}.")
+    found = load_base(reference, nested(rest), str(folder.path), base, base_setting, report)
+    arrays = {**by_path(load_own(folder, own)), **by_path(found.params)}
+    return with_arrays(abstract_params, arrays)
+
+
+def split_by_holder(folder: files.StepFolder, abstract_params: Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves that a checkpoint holds itself, and those that it does not: of its base, or missing. By path.
+
+    Raises:
+      CheckpointError: the checkpoint has adapters that the model lacks, and would be another model without them.
+    """
+    wanted = by_path(abstract_params)
+    prefix = f"{PARAMS}/"
+    stored = {name.removeprefix(prefix) for name in files.stored_arrays(folder.path) if name.startswith(prefix)}
+    if adapters := [name for name in sorted(stored) if name.endswith(("/lora_a", "/lora_b")) and name not in wanted]:
+        raise CheckpointError(
+            f"{folder.path} has adapters that the model lacks: {files.shortened(adapters)}. Set TransformerConfig.lora "
+            "as in the finetuning."
+        )
+    own = {name: leaf for name, leaf in wanted.items() if name in stored}
+    return own, {name: leaf for name, leaf in wanted.items() if name not in own}
+
+
+def load_own(folder: files.StepFolder, own: Mapping[str, Any]) -> Tree:
+    """Reads parameters that a checkpoint holds itself.
+
+    Args:
+      folder: the checkpoint.
+      own: jax.ShapeDtypeStruct leaves with shardings, by path.
+
+    Raises:
+      CheckpointError: one has another shape.
+    """
+    require_shapes(folder, files.stored_arrays(folder.path), {f"{PARAMS}/{name}": leaf for name, leaf in own.items()})
+    return read_params(folder, nested(own))
 
 
 def read_model_config(
@@ -190,7 +243,7 @@ def _parts(
     folder: files.StepFolder, config: RestoreConfig, stored: Mapping[str, Any], own: list[str], taken: list[str]
 ) -> RestoreReport:
     """The report. `own`, `taken`: paths of this run's parameters, all and those that the checkpoint gives."""
-    there = [name.removeprefix(f"{_PARAMS}/") for name in stored if name.startswith(f"{_PARAMS}/")]
+    there = [name.removeprefix(f"{PARAMS}/") for name in stored if name.startswith(f"{PARAMS}/")]
     return RestoreReport(
         path=str(folder.path),
         step=folder.step,
@@ -208,8 +261,20 @@ def _different_settings(folder: files.StepFolder, model: TransformerConfig) -> t
         memory=model.memory,
         dtype=model.dtype,
         residual_init_scale=model.residual_init_scale,  # Of initial values only.
+        lora=model.lora,  # 0 at first.
     )
     return tuple(model_settings.differences(saved, model))
+
+
+def require_whole(folder: files.StepFolder, setting: str = FLAG) -> None:
+    """Raises CheckpointError where a checkpoint holds only what a finetuning has trained."""
+    reference = read_reference(folder)
+    if reference is not None:
+        raise CheckpointError(
+            f"{folder.path} ({setting}) is itself a finetuning, of {reference.path}, and holds only what it trained. "
+            "Take its base, or make one checkpoint of the two: famjax --run_mode=merge --gin_file=runs/merge.gin "
+            f"--gin.CHECKPOINT_PATH=\"'{folder.path}'\" --gin.OUTPUT_DIR=..."
+        )
 
 
 def _require_useful(config: RestoreConfig, parts: RestoreReport) -> None:
@@ -225,65 +290,18 @@ def _require_useful(config: RestoreConfig, parts: RestoreReport) -> None:
         )
 
 
-def _require_shapes(folder: files.StepFolder, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = [
-        f"{name}: checkpoint {list(stored[name].shape)}, this run {list(leaf.shape)}"
-        for name, leaf in wanted.items()
-        if tuple(stored[name].shape) != tuple(leaf.shape)
-    ]
-    if different:
-        raise CheckpointError(
-            f"{folder.path} has other shapes: {files.shortened(different)}. Set the model as it was, or take only the "
-            "parameters that fit (RestoreConfig.parameters)."
-        )
-
-
 def _read_optimizer(folder: files.StepFolder, stored: Mapping[str, Any], opt_state: Tree) -> Tree:
-    wanted = {f"{_OPTIMIZER}/{name}": leaf for name, leaf in _flat(opt_state).items()}
+    wanted = {f"{_OPTIMIZER}/{name}": leaf for name, leaf in by_path(opt_state).items()}
     have = {name for name in stored if name.startswith(f"{_OPTIMIZER}/")}
     if different := sorted(have ^ set(wanted)):
         raise CheckpointError(
             f"{folder.path} has the state of another optimizer (or of other frozen parameters); only one of the two "
             f"has {files.shortened(different)}. Set RestoreConfig.optimizer = False."
         )
-    _require_shapes(folder, stored, wanted)
-    return _replaced(opt_state, _OPTIMIZER, _read(folder, {_OPTIMIZER: opt_state}))
+    require_shapes(folder, stored, wanted)
+    return with_arrays(opt_state, read_arrays(folder, {_OPTIMIZER: opt_state}), f"{_OPTIMIZER}/")
 
 
 def _read_step(folder: files.StepFolder) -> int:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return int(_read(folder, {_STEP: jax.ShapeDtypeStruct((), jnp.int32, sharding=device)})[_STEP])
-
-
-def _read(folder: files.StepFolder, part: Tree) -> dict[str, jax.Array]:
-    """Reads a part of the train state and nothing else: by path, each array with the dtype and sharding of its leaf."""
-    item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), part)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return _flat(
-            checkpointer.restore(
-                folder.path / files.STATE,
-                args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
-            )
-        )
-
-
-def _replaced(tree: Tree, below: str, arrays: Mapping[str, jax.Array]) -> Tree:
-    """`tree` with each leaf that `arrays` has (under `below`) replaced."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(f"{below}/{path_name(path)}", leaf), tree)
-
-
-def _flat(tree: Tree) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of leaves that are named by path."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
+    return int(read_arrays(folder, {_STEP: jax.ShapeDtypeStruct((), jnp.int32, sharding=device)})[_STEP])

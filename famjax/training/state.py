@@ -12,6 +12,8 @@ from famjax.models.dims import Leaf
 from famjax.models.transformer import Transformer, init_params
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import Progress, start_progress
+from famjax.training.fam_prompt import draw_fam_prompt
+from famjax.training.optimizers import frozen_parameters
 from famjax.training.state_passing import PassedFam, no_fam
 from famjax.training.streaming import begin_stream
 
@@ -22,7 +24,7 @@ class TrainState:
 
     Attributes:
       step: steps done, int32 [].
-      params: parameters, float32, unboxed.
+      params: parameters, unboxed: float32, those of a frozen base in `Finetuning.base_dtype`.
       opt_state: the optimizer's.
       passed_fam: for random state passing.
       progress: where the run stands in its curriculum.
@@ -43,7 +45,9 @@ class TrainState:
 def init_train_state(job: TrainJob, model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; to be jitted, so that it is made in its shards."""
     init_key, base_key = jax.random.split(jax.random.key(job.random_seed))
-    params = nn.meta.unbox(init_params(model, init_key))
+    params = _with_base_dtype(job, nn.meta.unbox(init_params(model, init_key)))
+    if job.fam_prompt_init == "embedding":
+        params = draw_fam_prompt(job, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -52,4 +56,19 @@ def init_train_state(job: TrainJob, model: Transformer, optimizer: optax.Gradien
         progress=start_progress(job.curriculum),
         stream=begin_stream(job.model, job.data.batch_size) if job.streaming.enabled else None,
         key=jax.random.key_data(base_key),
+    )
+
+
+def frozen_base(job: TrainJob, params: Any) -> Any:
+    """Which parameters a run leaves to the base that it finetunes: a bool for each; False everywhere without one."""
+    if not job.has_frozen_base:
+        return jax.tree.map(lambda _: False, params)
+    return frozen_parameters(job.applied_optimizer, params)
+
+
+def _with_base_dtype(job: TrainJob, params: Any) -> Any:
+    """Parameters of the base in the dtype that it is kept in."""
+    dtype = jnp.dtype(job.finetuning.base_dtype)
+    return jax.tree.map(
+        lambda is_base, param: param.astype(dtype) if is_base else param, frozen_base(job, params), params
     )

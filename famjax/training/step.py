@@ -19,6 +19,7 @@ from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
 from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
 from famjax.training.optimizers import frozen_parameters, learning_rate
+from famjax.training.parameter_paths import replaced, without
 from famjax.training.schedules import ramp
 from famjax.training.state import TrainState
 from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
@@ -74,16 +75,17 @@ def train_step(
     passing_key, example_key = jax.random.split(step_key(state))
     is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
     retention_weight = _retention_weight(job, batch, is_passed, state.step)
+    trained_params = without(state.params, frozen_parameters(job.applied_optimizer, state.params))
 
     def loss_of(
-        params: Any, microbatch: Batch, stream: State | None, key: jax.Array
+        trained: Any, microbatch: Batch, stream: State | None, key: jax.Array
     ) -> tuple[Float[Array, ""], Scored]:
-        params = _stop_frozen(job, params)
+        params = replaced(state.params, trained)
         scored = forward(job, model, params, microbatch, stream, state.passed_fam, is_passed, key)
         sums, departure = scored.sums, jnp.mean(scored.diagnostics.fam_departure.total)
         return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * departure, scored
 
-    gradients, scored = _accumulate(loss_of, state.params, batch, state.stream, job.num_microbatches, example_key)
+    gradients, scored = _accumulate(loss_of, trained_params, batch, state.stream, job.num_microbatches, example_key)
     sums = scored.sums
     gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -91,7 +93,7 @@ def train_step(
     new_state = dataclasses.replace(
         state,
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=replaced(state.params, optax.apply_updates(trained_params, updates)),
         opt_state=opt_state,
         passed_fam=scored.fam,
         progress=advance(job.curriculum, state.progress, means),
@@ -181,20 +183,20 @@ def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths
 
 
 def _accumulate(
-    loss_of: Any, params: Any, batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array
+    loss_of: Any, trained: Any, batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array
 ) -> tuple[Any, Scored]:
     """Sums gradients and scores over microbatches. The passed FAM is that of the global batch's first example."""
     gradient_of = jax.grad(loss_of, has_aux=True)
     if num_microbatches == 1:
-        return gradient_of(params, batch, stream, key)
+        return gradient_of(trained, batch, stream, key)
     parts = _cut(batch, stream, num_microbatches, key)
 
     def add(total: Any, part: Part) -> tuple[Any, tuple[PassedFam, State | None]]:
-        gradients, scored = gradient_of(params, *part)
+        gradients, scored = gradient_of(trained, *part)
         return jax.tree.map(jnp.add, total, (gradients, scored.summed)), (scored.fam, scored.stream)
 
     first = jax.tree.map(lambda array: array[0], parts)
-    shapes = jax.eval_shape(gradient_of, params, *first)
+    shapes = jax.eval_shape(gradient_of, trained, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1].summed))
     (gradients, summed), (fams, streams) = jax.lax.scan(add, zeros, parts)
     fam = jax.tree.map(lambda array: array[0], fams)
@@ -226,9 +228,3 @@ def _retention_weight(job: TrainJob, batch: Batch, is_passed: jax.Array, step: j
         updates = jnp.maximum(batch["lengths"] // size - jnp.where(is_passed, 0, 1), 0)
     share = jnp.sum(batch["weights"]) / jnp.maximum(jnp.sum(updates), 1)
     return job.retention.weight * ramp(step, job.retention.start_step, job.retention.ramp_steps) * share
-
-
-def _stop_frozen(job: TrainJob, params: Any) -> Any:
-    """Keeps gradients of frozen parameters from being computed."""
-    frozen = frozen_parameters(job.optimizer, params)
-    return jax.tree.map(lambda is_frozen, param: jax.lax.stop_gradient(param) if is_frozen else param, frozen, params)

@@ -55,6 +55,17 @@ def test_parameters_are_counted_by_formula(printed):
     assert f"Parameters: {embedding + rest:,} = {embedding:,} of the embedding + {rest:,} of the rest" in printed
 
 
+def test_what_is_trained_is_counted(capsys):
+    """Whether a finetuning freezes what it should shows before it runs."""
+    files = ["runs/finetune.gin", "finetuning/lora.gin", "models/tiny.gin", "memory/fam.gin"]
+    flags = ["--gin.INITIAL_CHECKPOINT_PATH='/tmp/a'", "--gin.MODEL_DIR='/tmp/b'", "--gin.TRAIN_STEPS=1"]
+    flags += ["--gin.MIXTURE_OR_TASK_NAME='passkey'", "--gin.TASK_FEATURE_LENGTHS={'targets': 256}"]
+    flags += ["--gin.FAM_LENGTH=8", "--gin.LORA_RANK=2", "--gin.LORA_PATTERNS=['layers/mlp/.*']"]
+    outcome = invoke(capsys, [*(f"--gin_file={file}" for file in files), *flags, "--dry_run"])
+    assert outcome.code == 0
+    assert f"trained: {3 * 3 * 2 * (128 + 384) + 8 * 128:,}; the rest is frozen" in outcome.stdout
+
+
 def test_batch_shapes_are_shown(printed):
     """With the parts that gradients are accumulated over."""
     assert "tokens int32[16, T]" in printed

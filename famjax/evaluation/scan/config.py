@@ -44,6 +44,8 @@ class ScanJob:
     Attributes:
       checkpoints: MODEL_DIRs, checkpoint folders, or globs of either: one, several, or by the name that each gets in
         the results (otherwise the folder's own name).
+      base: where the base of the checkpoints that are finetunings is now, a MODEL_DIR or one checkpoint folder; None:
+        where it was.
       output_dir: results go here; processes that share a scan share this folder.
       tasks: names of the tasks that are asked; none needed where there are `harness_tasks`.
       lengths: tokens of prompt and answer together; one tuple for all tasks, or a dict by task.
@@ -100,6 +102,7 @@ class ScanJob:
     samples: bool = True
     shard: str | None = None
     watch: WatchConfig | None = None
+    base: str | None = None
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ class Evaluator:
         return LanguageModel.open(
             find_checkpoint(checkpoint.folder.path, setting=SETTING),
             self._job.vocabulary,
+            base=self._job.base,
             mesh=self._job.mesh,
             batch_size=self._job.batch_size,
             chunk_blocks=self._job.chunk_blocks,

@@ -1,4 +1,4 @@
-"""One number for all parameters of a model, to tell whether a snapshot is of the same."""
+"""One number for all parameters of a model, to tell whether a snapshot, or an adapter, is of the same."""
 
 import hashlib
 from typing import Any
