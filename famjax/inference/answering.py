@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famjax.errors import DataError, Stopped
+from famjax.inference.config import MemoryOverrides
 from famjax.inference.context import Context
 from famjax.inference.decoding import Generation
 from famjax.inference.language_model import LanguageModel
@@ -47,6 +48,45 @@ class _Begun:
 
     context: Context
     count: _Count
+
+
+class AdaptingAnswerer:
+    """Answers batches of prompts, each with its adapter on the one base; keeps as many adapters as a batch has rows."""
+
+    def __init__(self, model: LanguageModel, memory: MemoryOverrides, progress: Progress, stop: StopSignal) -> None:
+        """Begins.
+
+        Args:
+          model: answers prompts without an adapter, and has the base of the others.
+          memory: another memory than in training, for all.
+          progress: see `Answerer`.
+          stop: see `Answerer`.
+        """
+        self._model, self._memory = model, memory
+        self._progress, self._stop = progress, stop
+        self._answerers: collections.OrderedDict[str, Answerer] = collections.OrderedDict()
+
+    def answer(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """Answers up to `model.batch_size` prompts, those of one adapter together; see `Answerer.answer`.
+
+        Raises:
+          CheckpointError: an adapter that cannot be read, or of another base.
+        """
+        results: dict[int, dict[str, Any]] = {}
+        for adapter in dict.fromkeys(prompt.adapter for prompt in batch):
+            own = [prompt for prompt in batch if prompt.adapter == adapter]
+            results |= zip((prompt.index for prompt in own), self._answerer(adapter).answer(own), strict=True)
+        return [results[prompt.index] for prompt in batch]
+
+    def _answerer(self, adapter: str) -> "Answerer":
+        answerer = self._answerers.pop(adapter, None)
+        if answerer is None:
+            model = self._model.with_adapter(adapter, memory=self._memory) if adapter else self._model
+            answerer = Answerer(model, self._progress, self._stop)
+        self._answerers[adapter] = answerer
+        while len(self._answerers) > self._model.batch_size:
+            self._answerers.popitem(last=False)
+        return answerer
 
 
 class Answerer:

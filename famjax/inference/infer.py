@@ -6,7 +6,7 @@ from typing import Any
 
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import Stopped
-from famjax.inference.answering import Answerer
+from famjax.inference.answering import AdaptingAnswerer
 from famjax.inference.decoding import stop_token_ids
 from famjax.inference.interactive import converse
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
@@ -41,7 +41,7 @@ def infer(job: InferJob) -> None:
             progress.start(prompts.count, done)
             if done:
                 progress.report(f"{job.output} has {done} of {prompts.count} results already.")
-            answerer = Answerer(model, progress, stop)
+            answerer = AdaptingAnswerer(model, job.memory, progress, stop)
             remaining = prompts.read(done)
             while batch := list(itertools.islice(remaining, job.batch_size)):
                 if stop.requested:
@@ -57,6 +57,7 @@ def _open_model(job: InferJob) -> LanguageModel:
     return LanguageModel.open(
         job.checkpoint,
         job.vocabulary,
+        base=job.base,
         memory=job.memory,
         mesh=job.mesh,
         batch_size=job.batch_size,

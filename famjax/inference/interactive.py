@@ -37,6 +37,7 @@ Type a question, or
   /status            what was read, and the settings
   /save FILE         write what was read to a file
   /load FILE         go on from such a file
+  /adapter PATH      put what a finetuning trained on the base, and forget all that was read
   /reset             forget all that was read
   /quit              or Ctrl-D
 Ctrl-C stops an answer. A question that begins with "/" needs a blank before it.
@@ -81,6 +82,7 @@ class _Conversation:
             "/status": self._status,
             "/save": self._save,
             "/load": self._load,
+            "/adapter": self._adapt,
             "/reset": self._reset,
             "/quit": self._quit,
             "/help": self._help,
@@ -185,6 +187,13 @@ class _Conversation:
         _require(path, "/load FILE")
         self._session = self._model.load(path)
         self._note(f"{path}: {self._session.num_tokens} tokens")
+
+    def _adapt(self, path: str) -> None:
+        if not path:
+            raise ConfigError("/adapter PATH: the checkpoint is missing.")
+        self._model = self._model.with_adapter(path, memory=self._job.memory)
+        self._session = self._model.session()
+        self._note(f"{self._model.checkpoint.path}, step {self._model.checkpoint.step}")
 
     def _reset(self, _: str) -> None:
         self._session = self._model.session()

@@ -7,6 +7,7 @@ id              any JSON value, given back with the result
 metadata        the same, for whatever else belongs to the record
 document        path of a text file that the prompt is about; it is read first, and once for many records
 snapshot        path of a saved session that the prompt goes on from, in place of a document
+adapter         path of a finetuning's checkpoint: what it trained is put on the base for this prompt
 max_new_tokens, seed, stop    in place of the run's settings; stop is a list of stop strings
 """
 
@@ -109,6 +110,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "metadata": ("anything", lambda _: True),
     "document": ("the path of a text file", _is_text),
     "snapshot": ("the path of a saved session", _is_text),
+    "adapter": ("the path of a finetuning's checkpoint", _is_text),
     "max_new_tokens": ("a whole number, 1 or more", lambda value: _is_whole(value) and value >= 1),
     "seed": ("a whole number from 0 to 2^32 - 1", lambda value: _is_whole(value) and 0 <= value < _NUM_SEEDS),
     "stop": ("a list of strings, none of them empty", lambda value: _is_list_of(value, _is_text)),

@@ -28,6 +28,7 @@ from famjax.inference.config import SamplingConfig
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
 from famjax.inference.prompt_records import read_records
 from famjax.inference.text_stream import encode_stream, open_bytes, read_text
+from famjax.training.checkpoint_files import CHECKSUMS, candidates
 
 _STANDARD_INPUT = "the standard input"
 
@@ -69,6 +70,11 @@ class Prompt:
     start: Start
     sampling: SamplingConfig
 
+    @property
+    def adapter(self) -> str:
+        """Path of the checkpoint of a finetuning that answers; "": the model as it was opened."""
+        return str(self.record.get("adapter", ""))
+
     def encode(self, vocabulary: Vocabulary) -> Iterable[NDArray[np.int32]]:
         """Ids of the prompt, in pieces; a file is read as they are taken."""
         goes_on = bool(self.start)
@@ -87,7 +93,7 @@ class Prompts:
 
     Attributes:
       count: how many.
-      digest: of all prompts, and of the documents and sessions that they go on from.
+      digest: of all prompts, of the documents and sessions that they go on from, and of their adapters.
       reader: reads them from their files.
     """
 
@@ -111,6 +117,7 @@ def open_prompts(job: InferJob, vocabulary: Vocabulary) -> Iterator[Prompts]:
     Raises:
       ConfigError: a record has messages, and the vocabulary no chat template.
       DataError: a file that cannot be read, a record that is none, an empty prompt; with file and line.
+      CheckpointError: there is no such adapter.
     """
     with contextlib.ExitStack() as stack:
         if STANDARD_STREAM in job.patterns:
@@ -118,15 +125,18 @@ def open_prompts(job: InferJob, vocabulary: Vocabulary) -> Iterator[Prompts]:
         else:
             files = {os.fspath(path): path for path in _matches(job.patterns)}
         digest = hashlib.sha256()
-        count, starts = 0, {_default_start(job)}
+        count, starts, adapters = 0, {_default_start(job)}, set()
         for prompt in _numbered(job, vocabulary, files):
             count += 1
             starts.add(prompt.start)
+            adapters.add(prompt.adapter)
             _update(digest, prompt)
         if not count:
             raise DataError(f"There is no prompt in {', '.join(files)}.")
         for start in sorted(starts):
             _update_with_start(digest, start)
+        for adapter in sorted(adapters - {""}):
+            digest.update((candidates(adapter, '"adapter"')[0].path / CHECKSUMS).read_bytes())
         yield Prompts(count, digest.hexdigest(), lambda: _numbered(job, vocabulary, files))
 
 
