@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from famjax.data.config import DataConfig
 from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.pods.mesh import put_batch
 from famjax.training.config import AdamW, LossConfig, Schedule, TrainJob
-from famjax.training.program import Program
+from famjax.training.program import Program, make_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,19 @@ def add_size_flags(parser: argparse.ArgumentParser, defaults: Sizes) -> None:
 def sizes_from(flags: argparse.Namespace) -> Sizes:
     """The sizes that the flags say."""
     return Sizes(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Sizes)})
+
+
+def make_stepper(job: TrainJob) -> Callable[[], Any]:
+    """A function that makes one train step after the other on one batch, and gives the state and the metrics."""
+    program = make_program(job)
+    step, batch, state = program.compile_step(job.data.length), random_batch(program, job.data.length), program.init()
+
+    def make_step() -> Any:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    return make_step
 
 
 def random_batch(program: Program, length: int) -> dict[str, jax.Array]:

@@ -10,14 +10,13 @@ import argparse
 import dataclasses
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from jobs import Sizes, add_size_flags, random_batch, sizes_from
+from jobs import Sizes, add_size_flags, make_stepper, sizes_from
 from measuring import in_turns, median_ratio, print_figures
 
 from famjax.training.flops import train_step_flops
-from famjax.training.program import make_program
 
 TARGET = 1.10
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 def measure(sizes: Sizes, rounds: int) -> dict[str, Any]:
     """Seconds of a step of each model, the ratio of both, that of their FLOPs, and the quotient of the ratios."""
     fam, bswa = sizes, dataclasses.replace(sizes, fam_length=0)
-    steps = {"fam": make_stepper(fam), "bswa": make_stepper(bswa)}
+    steps = {"fam": make_stepper(fam.job), "bswa": make_stepper(bswa.job)}
     in_turns(steps, rounds=2)  # Warm-up.
     seconds = in_turns(steps, rounds)
     flops = {
@@ -54,19 +53,6 @@ def measure(sizes: Sizes, rounds: int) -> dict[str, Any]:
         "quotient": time_ratio / flops_ratio,
         "target": TARGET,
     }
-
-
-def make_stepper(sizes: Sizes) -> Callable[[], Any]:
-    """A function that makes one train step after the other on one batch."""
-    program = make_program(sizes.job)
-    step, batch, state = program.compile_step(sizes.length), random_batch(program, sizes.length), program.init()
-
-    def make_step() -> Any:
-        nonlocal state
-        state, metrics = step(state, batch)
-        return state, metrics
-
-    return make_step
 
 
 if __name__ == "__main__":
