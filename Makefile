@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/ready
 TEST_WORKERS ?= 2
 # Chosen apart from the lock file: a version of torch whose wheel is the one for the CPU.
-PARITY_PACKAGES ?= torch==2.13.0 transformers
+PARITY_PACKAGES ?= torch==2.13.0 transformers peft
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,7 +40,7 @@ slow: $(READY)
 
 parity: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PARITY_PACKAGES)
-	$(BIN)/python -m pytest tests/interop/transformers_test.py
+	$(BIN)/python -m pytest tests/interop/transformers_test.py tests/interop/peft_library_test.py
 
 lint: $(READY)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -17,7 +17,7 @@ from famjax.configuration.bindings import find_configurable
 from famjax.configuration.loading import load
 from famjax.configuration.registry import configurable_names
 from famjax.evaluation.scan.config import ScanJob
-from famjax.interop import huggingface
+from famjax.interop import huggingface, peft
 from famjax.models.transformer import Transformer
 from famjax.training.config import TrainJob
 from famjax.training.program import abstract_batch, make_program
@@ -27,6 +27,8 @@ from famjax.training.throughput import Rates
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Command lines of their own.
+TOOLS = (huggingface, peft)
 # Where the pages say that the repository lies.
 SHOWN_ROOT = "/home/me/famjax"
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -56,8 +58,8 @@ def test_commands_load(page, capsys, monkeypatch, tmp_path):
     outputs = []
     for command in blocks(page, "bash"):
         arguments = shlex.split(command.replace("\\\n", " ").replace("tokenizer.json", tokenizer))
-        if arguments[:3] == ["python", "-m", huggingface.__name__]:
-            huggingface.make_parser().parse_args(arguments[3:])
+        if tool := next((tool for tool in TOOLS if arguments[:3] == ["python", "-m", tool.__name__]), None):
+            tool.make_parser().parse_args(arguments[3:])
             continue
         assert arguments[0] == "famjax", command
         if "--run_mode=scan" in arguments:  # its dry run looks for the checkpoints
@@ -98,7 +100,7 @@ def test_named_files_exist(page):
     """A module or a page that was moved."""
     text = text_of(page)
     paths = re.findall(r"`(?:python )?((?:famjax|gin|benchmarks)/[\w/.]*)`", text)
-    paths += [f"gin/{path}" for path in re.findall(r"`((?:runs|models|memory|recipes)/\w+\.gin)`", text)]
+    paths += [f"gin/{path}" for path in re.findall(r"`((?:runs|models|memory|finetuning|recipes)/\w+\.gin)`", text)]
     paths += [f"docs/{target}" for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)]
     for path in paths:
         assert (ROOT / path).exists(), path
@@ -120,7 +122,9 @@ def test_the_table_of_metrics_is_complete():
 def test_the_table_of_macros_is_complete():
     """A macro that no page names is found by nobody."""
     page = text_of(ROOT / "docs" / "configuration.md")
-    files = [path for folder in ("runs", "memory", "models") for path in (ROOT / "gin" / folder).glob("*.gin")]
+    files = [
+        path for folder in ("runs", "memory", "models", "finetuning") for path in (ROOT / "gin" / folder).glob("*.gin")
+    ]
     macros = {name for path in files for name in re.findall(r"^([A-Z][A-Z_]+) =", path.read_text(), re.MULTILINE)}
     assert len(macros) > 20
     assert not {name for name in macros if f"`{name}`" not in page}

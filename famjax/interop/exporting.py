@@ -21,7 +21,7 @@ from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorWriter, read_json, save_tensors
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
-from famjax.training.restore import find_checkpoint, read_model_config
+from famjax.training.restore import find_checkpoint, read_model_config, require_whole
 
 Array = NDArray[Any]
 # Takes a parameter's path and, where it is stacked, the layer; gives the values.
@@ -71,10 +71,12 @@ def export_checkpoint(
       shard_bytes: of a file of tensors at most.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or the output is in use or cannot be written.
+      CheckpointError: there is no such checkpoint, it does not hold its base, or the output is in use or cannot be
+        written.
       ConfigError: no family, or not this one, can express the model.
     """
     folder = find_checkpoint(checkpoint, setting="--checkpoint")
+    require_whole(folder, "--checkpoint")
     state = Path(folder.path / files.STATE)
 
     def read_parameter(path: str, layer: int | None) -> Array:
@@ -130,7 +132,7 @@ def export_parameters(
         writer.add(name, tensor if dtype is None else tensor.astype(np.dtype(dtype)))
         dtypes.add(np.dtype(dtype or part.dtype).name)
     written = writer.finish()
-    has_fam = _write_fam(read_parameter, config, output)
+    has_fam = write_fam(read_parameter, config, output)
     hf["torch_dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     hf |= {key: like_config[key] for key in _TOKEN_KEYS if key in like_config}
     if like is not None:
@@ -176,8 +178,8 @@ def _prepare(output: Path) -> None:
         raise CheckpointError(f"{output} cannot be written to: {error.strerror or error}.") from error
 
 
-def _write_fam(read_parameter: ReadParameter, config: TransformerConfig, output: Path) -> bool:
-    """FAM's own parameters, with the memory that they belong to."""
+def write_fam(read_parameter: ReadParameter, config: TransformerConfig, output: Path) -> bool:
+    """Writes FAM's own parameters, with the memory that they belong to; False where there are none."""
     own = [path for path in shapes_of(config) if path in FAM_PARAMETERS]
     arrays: Mapping[str, Array] = {path: np.ascontiguousarray(read_parameter(path, None)) for path in own}
     if arrays:

@@ -1,0 +1,49 @@
+"""The library peft, where it is installed, computes with exported adapters what famjax computes with its own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hf_models import logits_of as transformers_logits
+from hf_models import make_model, save_model
+from imported import FULL, logits_of
+
+from famjax.interop.importing import import_checkpoint
+from famjax.interop.peft import export_adapter
+from famjax.models.config import MemoryConfig
+from famjax.pods.config import MeshConfig
+from famjax.pods.mesh import make_mesh
+from famjax.training.program import abstract_params
+from famjax.training.restore import load_params, read_model_config
+from finetuned import LORA, write_finetuning
+from tolerances import Tolerance, assert_close
+
+REASON = "is not installed: adapters are compared with peft's where torch, transformers and peft are (tests/interop)"
+torch = pytest.importorskip("torch", reason=f"torch {REASON}")
+transformers = pytest.importorskip("transformers", reason=f"transformers {REASON}")
+peft = pytest.importorskip("peft", reason=f"peft {REASON}")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+TRANSFORMERS = Tolerance(0.0, 2e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_peft_computes_the_same(name, tmp_path):
+    """Guards against names that peft ignores, and against a scale or a layout that it takes otherwise."""
+    model = make_model(name, seed=3)
+    save_model(name, model, tmp_path / "hf")
+    import_checkpoint(tmp_path / "hf", tmp_path / "base", FULL)
+    trained_with = MemoryConfig(block_size=8, num_segments=1, fam_length=2)
+    config = dataclasses.replace(read_model_config(tmp_path / "base"), memory=trained_with, dtype="float32", lora=LORA)
+    job = write_finetuning(tmp_path, "lora", str(tmp_path / "base"), model=config)
+    export_adapter(job.model_dir, tmp_path / "adapters", str(tmp_path / "hf"))
+    tokens = np.random.default_rng(7).integers(0, 40, (1, 21))
+    before = transformers_logits(model, tokens)
+    adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapters")).eval()
+    expected = transformers_logits(adapted, tokens)
+    assert np.abs(expected - before).max() > 0.01
+
+    one = MeshConfig(num_devices=1)
+    whole = dataclasses.replace(config, memory=FULL)
+    params = load_params(job.model_dir, abstract_params(whole, make_mesh(one), one)[0])
+    assert_close(logits_of(whole, params, tokens.astype(np.int32)), expected, TRANSFORMERS)

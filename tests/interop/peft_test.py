@@ -1,0 +1,96 @@
+"""Adapters for Hugging Face's library peft: what is written."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
+
+from famjax.errors import CheckpointError
+from famjax.interop import peft
+from famjax.interop.exporting import export_checkpoint
+from famjax.models.lora import merge_adapters
+from famjax.training.program import make_program
+from famjax.training.restore import load_params
+from finetuned import ADAPTED, LORA, MEMORY_ONLY, write_base, write_finetuning
+
+PARTLY = dataclasses.replace(LORA, patterns=("layers/attention/(query|out)/.*", "layers/mlp/down/kernel"), dropout=0.1)
+PLACE = "base_model.model.model.layers.0."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, and finetunings with adapters on all matrices, on some, and on none."""
+    folder = tmp_path_factory.mktemp("peft")
+    base = write_base(folder)
+    write_finetuning(folder, "partly", base, model=dataclasses.replace(ADAPTED["model"], lora=PARTLY))
+    write_finetuning(folder, "memory", base, **MEMORY_ONLY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lora_job(folder):
+    """The finetuning with adapters on all matrices."""
+    return write_finetuning(folder, "lora", str(folder / "base"), **ADAPTED)
+
+
+def test_what_is_written(folder, tmp_path, capsys):
+    """Guards against names, or settings, of another layout than peft's, and against a FAM prompt that is lost."""
+    output = tmp_path / "out"
+    flags = [f"--checkpoint={folder / 'partly'}", f"--output={output}", "--base_model=some/base"]
+    assert peft.main(flags) == 0
+    assert capsys.readouterr().out == f"{output}: adapters of 3 matrices.\n"
+    assert json.loads((output / peft.CONFIG_FILE).read_text()) == {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "some/base",
+        "r": 2,
+        "lora_alpha": 4.0,
+        "lora_dropout": 0.1,
+        "target_modules": ["q_proj", "o_proj", "down_proj"],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    shapes = {name: tensor.shape for name, tensor in load_file(output / peft.ADAPTER_FILE).items()}
+    modules = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
+    assert shapes == {
+        f"{PLACE}{module}.lora_{matrix}.weight": shape
+        for module in modules
+        for matrix, shape in (("A", (2, 16)), ("B", (16, 2)))
+    }
+    assert load_file(output / "fam.safetensors")["fam_prompt"].shape == (2, 16)
+
+
+def test_b_times_a_is_what_merging_adds(lora_job, tmp_path):
+    """Guards against dimensions of heads that change places on the way, and against the matrices of another layer."""
+    peft.export_adapter(lora_job.model_dir, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / peft.ADAPTER_FILE)
+    assert len(tensors) == 2 * 7
+    params = load_params(lora_job.model_dir, make_program(lora_job).abstract_state.params)
+    before, merged = flatten_dict(params, sep="/"), flatten_dict(merge_adapters(LORA, params), sep="/")
+    for ours, theirs, num_inputs in (
+        ("layers/attention/key", "self_attn.k_proj", 1),
+        ("layers/attention/out", "self_attn.o_proj", 2),
+        ("layers/mlp/up", "mlp.up_proj", 1),
+    ):
+        change = np.asarray(merged[f"{ours}/kernel"][0]) - np.asarray(before[f"{ours}/kernel"][0])
+        matrix = change.reshape(math.prod(change.shape[:num_inputs]), -1)
+        a, b = (tensors[f"{PLACE}{theirs}.lora_{name}.weight"] for name in "AB")
+        np.testing.assert_allclose(LORA.scale * (b @ a), matrix.T, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_exported(folder, lora_job, tmp_path, capsys):
+    """Guards against empty adapters, a folder that is overwritten, and a whole model without its base."""
+    with pytest.raises(CheckpointError, match=r"memory/checkpoint_3 \(--checkpoint\) has no adapters"):
+        peft.export_adapter(str(folder / "memory"), tmp_path / "out")
+    peft.export_adapter(lora_job.model_dir, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"holds adapters already; give another --output"):
+        peft.export_adapter(lora_job.model_dir, tmp_path / "out")
+    assert peft.main([f"--checkpoint={tmp_path / 'nowhere'}", f"--output={tmp_path / 'other'}"]) == 4
+    assert "(--checkpoint) does not exist" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"lora/checkpoint_3 \(--checkpoint\) is itself a finetuning"):
+        export_checkpoint(lora_job.model_dir, tmp_path / "whole")
