@@ -1,7 +1,8 @@
 """The time of a full train step over that of a LoRA step of the same model. Target: at least 1.25.
 
 Both have the same sizes and see the same batch; LoRA has adapters on all matrices of the layers, and trains these and
-the FAM prompt. The train steps, the trainer's own, are run in turns in one process.
+the FAM prompt. What is saved are products of weights, so the width is one at which these are most of a step. The
+train steps, the trainer's own, are run in turns in one process.
 
     python benchmarks/lora_step.py [--rounds=20] [--rank=16] [--emb_dim=256] ...
 """
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="steps of each kind; default: 20")
     parser.add_argument("--rank", type=int, default=16, help="of the adapters; default: 16")
-    add_size_flags(parser, Sizes())
+    add_size_flags(parser, Sizes(emb_dim=768, num_layers=2, length=1024))
     flags = parser.parse_args(arguments)
     figures = measure(sizes_from(flags), flags.rank, flags.rounds)
     return 0 if print_figures("lora_step", figures, met=figures["ratio"] >= TARGET) else 1
