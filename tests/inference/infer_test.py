@@ -255,13 +255,14 @@ def test_a_prompt_without_a_token(job, tmp_path, monkeypatch):
 
 
 def test_the_settings_reach_the_model(folder, monkeypatch):
-    """Guards against a memory, a mesh or a vocabulary that is set and not used."""
+    """Guards against a memory, a mesh, a base or a vocabulary that is set and not used."""
     given = {}
     settings = {
         "memory": MemoryOverrides(with_fam=False),
         "mesh": ONE_DEVICE,
         "batch_size": 5,
         "chunk_blocks": 3,
+        "base": "elsewhere",
     }
 
     def opened(checkpoint, vocabulary, **others):
