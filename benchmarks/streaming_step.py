@@ -15,9 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jobs import Sizes, add_size_flags, random_batch, sizes_from
+from jobs import Sizes, add_size_flags, make_stepper, random_batch, sizes_from
 from measuring import in_turns, median_ratio, print_figures
-from step_time import make_stepper
 
 from famjax.data.config import DataConfig
 from famjax.data.corpus import open_corpus
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure(sizes: Sizes, rounds: int) -> dict[str, Any]:
     """Seconds of a step of each kind, and their ratio."""
-    steps = {"streaming": make_streaming_stepper(sizes), "independent": make_stepper(sizes)}
+    steps = {"streaming": make_streaming_stepper(sizes), "independent": make_stepper(sizes.job)}
     in_turns(steps, rounds=2)  # Warm-up.
     seconds = in_turns(steps, rounds)
     return {
