@@ -4,8 +4,12 @@ Everything is set in the environment, before jax is first imported, so that a su
 test that needs no jax does not pay for its import.
 """
 
+import gc
 import os
+import sys
+from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 NUM_DEVICES = 8
@@ -26,3 +30,18 @@ os.environ["NPROC"] = str(4 * NUM_DEVICES)
 
 # Installed for the whole session: modules of famjax that are imported from here on check their annotations.
 install_import_hook("famjax", "typechecking.check")
+
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs():
+    """Forgets compiled programs before there are too many.
+
+    Each takes memory maps, of which Linux allows a process 65,530: with one more, XLA's compiler ends the process.
+    """
+    yield
+    if "jax" in sys.modules and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
