@@ -201,7 +201,7 @@ def test_help_names_every_command(printed):
     """Guards against a command that nobody finds."""
     told = printed("/help").err
     commands = printed("/").err.partition("allowed: ")[2].removesuffix(".\n").split(", ")
-    assert len(commands) == 9
+    assert len(commands) == 10
     assert all(name in told for name in commands if name != "/help")
 
 
