@@ -33,7 +33,7 @@ def weights_of(config, queries, keys):
 def naive_maps(config, params, tokens):
     """Probabilities of the tokens [n, X] and of FAM [F, F + n], by (layer, head, block), from the oracle's parts."""
     memory, maps = config.memory, {}
-    layers = [oracle.layer_params(params["layers"], index) for index in range(config.num_layers)]
+    layers = oracle.layers_of(config, params)
     table = np.asarray(params["embedding"]["table"], np.float64)
     fams = oracle.initial_fam(config, params) if memory.fam_length else [np.zeros((0, config.emb_dim))] * len(layers)
     pasts = [[] for _ in layers]
