@@ -37,6 +37,9 @@ RUN_COMPANIONS = {
     "runs/merge.gin": [],
 }
 RECIPE_COMPANIONS = {
+    "recipes/instructions.gin": ["models/tiny.gin"],
+    "recipes/long_documents.gin": ["models/tiny.gin"],
+    "recipes/memory_only.gin": ["models/tiny.gin"],
     "recipes/passkey.gin": ["models/tiny.gin"],
 }
 # Macros that a file needs unless something else is set in their place.
@@ -46,6 +49,8 @@ JOBS = {TrainJob, EvalJob, InferJob, ScanJob, AttentionJob, MergeJob}
 REQUIRED_VALUES = {
     "MODEL_DIR": "'/tmp/run'",
     "INITIAL_CHECKPOINT_PATH": "'/tmp/before'",
+    "INSTRUCTION_FILES": "['/tmp/*.jsonl']",
+    "DOCUMENT_FILES": "['/tmp/*.txt']",
     "CHECKPOINT_PATH": "'/tmp/run'",
     "EVAL_OUTPUT_DIR": "'/tmp/run/eval'",
     "TEXT_FILE": "'/tmp/text.txt'",

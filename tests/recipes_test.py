@@ -9,17 +9,22 @@ import pytest
 
 from famjax.configuration.files import gin_root
 from famjax.configuration.loading import load
-from famjax.training.config import TrainJob
+from famjax.models.lora_config import ADAPTABLE
+from famjax.training.config import Adafactor, TrainJob
 from famjax.training.loop import train
+from published_fixtures import write_rows
 
 # What a twin may set: how large, how long, how much.
 SIZES = {
     "TASK_FEATURE_LENGTHS",
     "TRAIN_STEPS",
+    "WARMUP_STEPS",
     "BATCH_SIZE",
     "BLOCK_SIZE",
     "FAM_LENGTH",
+    "LORA_RANK",
     "PassKey.min_length",
+    "Instructions.repeat_length",
 }
 STEPS = 3
 TWINS = sorted(path.stem for path in gin_root().glob("recipes/*_cpu.gin"))
@@ -51,7 +56,16 @@ def base(tmp_path_factory):
 
 
 def data_flags(twin, folder):
-    """Flags for a twin's own data."""
+    """Flags for a twin's own data, which they are written to."""
+    if twin == "long_documents_cpu":
+        for number in range(20):
+            (folder / f"{number}.txt").write_text(f"Chapter {number}. " + "And so on. " * (20 + 10 * number))
+        return {"DOCUMENT_FILES": f"['{folder}/*.txt']"}
+    if twin in ("instructions_cpu", "memory_only_cpu"):
+        for number in range(6):
+            rows = [{"inputs": f"What is {number} + {n}?", "targets": f"It is {number + n}."} for n in range(30)]
+            write_rows(folder / f"{number}.jsonl", rows)
+        return {"INSTRUCTION_FILES": f"['{folder}/*.jsonl']"}
     return {}
 
 
@@ -104,6 +118,35 @@ def test_every_recipe_has_a_twin():
     assert {name for name in recipes if not name.startswith("demo") and not name.endswith("_cpu")} == {
         twin.removesuffix("_cpu") for twin in TWINS
     }
+
+
+def test_long_documents_are_streamed(base, tmp_path):
+    """Guards against rows that forget from step to step."""
+    job, lines = run("long_documents_cpu", base, tmp_path)
+    assert job.streaming.enabled
+    assert job.state_passing.probability == 0
+    reset = [line["blocks_since_reset"] for line in lines if "blocks_since_reset" in line]
+    assert reset[-1] > reset[0]
+
+
+def test_the_papers_finetuning():
+    """Guards against another recipe under the paper's name (arXiv 2404.09173, 3.1)."""
+    flags = {"MODEL_DIR": "'x'", "INITIAL_CHECKPOINT_PATH": "'y'", "INSTRUCTION_FILES": "['z']"}
+    job = load(TrainJob, ["recipes/instructions.gin", "models/1b.gin"], list(flags.items())).job
+    settings = job.data.tasks[job.data.mixture_or_task_name]
+    assert (job.data.length - settings.repeat_length, settings.repeat_length) == (8.5 * 1024, 256)
+    assert (settings.repeat_weight, settings.prompt_weight) == (0.1, 0.0)
+    memory, lora = job.model.memory, job.model.lora
+    assert (memory.block_size, memory.num_segments, memory.fam_length) == (1024, 3, 64)
+    assert lora.rank == 64
+    assert all(map(lora.adapts, ADAPTABLE))
+    optimizer = job.optimizer
+    assert isinstance(optimizer, Adafactor)
+    assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.99)
+    schedule = optimizer.schedule
+    assert (schedule.peak, schedule.decay, schedule.warmup_steps) == (1e-4, "constant", 0)
+    assert (job.total_steps, job.data.batch_size) == (50_000, 128)
+    assert (job.state_passing.probability, job.random_position_offset) == (0.8, True)
 
 
 def test_the_papers_passkey_lengths():
