@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 
 from famjax.errors import CheckpointError
 from famjax.models.config import TransformerConfig
@@ -13,7 +14,7 @@ from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import make_mesh
 from famjax.training import checkpoint_files as files
 from famjax.training.base import read_reference
-from famjax.training.checkpoint_arrays import by_path, nested, with_arrays
+from famjax.training.checkpoint_arrays import by_path, with_arrays
 from famjax.training.fingerprint import params_fingerprint
 from famjax.training.program import abstract_params
 from famjax.training.restore import find_checkpoint, load_own, read_model_config, split_by_holder
@@ -60,7 +61,7 @@ def adapt(params: Any, holder: str, checkpoint: str | os.PathLike[str], mesh: Me
     here = by_path(params)
     same_shapes = all(name in here and here[name].shape == leaf.shape for name, leaf in rest.items())
     base = {name: _as_used(here[name], reference.dtype) for name in rest} if same_shapes else {}
-    if not same_shapes or params_fingerprint(nested(base)) != reference.fingerprint:
+    if not same_shapes or params_fingerprint(unflatten_dict(base, sep="/")) != reference.fingerprint:
         raise CheckpointError(
             f"{folder.path} ({setting}) is a finetuning of {reference.path}; {holder}, which is open, is not (or not "
             f"in {reference.dtype}) the same base."

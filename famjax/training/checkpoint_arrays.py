@@ -59,15 +59,3 @@ def with_arrays(tree: Tree, arrays: Mapping[str, Any], prefix: str = "") -> Tree
 def by_path(tree: Tree) -> dict[str, Any]:
     """The leaves by path."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of leaves that are named by path."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree

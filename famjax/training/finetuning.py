@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from flax.traverse_util import unflatten_dict
+
 from famjax.errors import CheckpointError
 from famjax.training import checkpoint_files as files
 from famjax.training.base import BaseReference, load_base, refer_to
-from famjax.training.checkpoint_arrays import Tree, by_path, nested, with_arrays
+from famjax.training.checkpoint_arrays import Tree, by_path, with_arrays
 from famjax.training.program import Program
 from famjax.training.restore import FLAG, Initialized
 
@@ -22,7 +24,7 @@ def begin_from_base(program: Program, start: Initialized) -> BaseReference:
             f"{start.report.path} ({FLAG}) does not give all of the base, which is not trained: "
             f"{files.shortened(missing)}. Set the model as the checkpoint's, and RestoreConfig.parameters = ['.*']."
         )
-    return refer_to(start.report.path, nested(frozen), program.job.finetuning.base_dtype)
+    return refer_to(start.report.path, unflatten_dict(frozen, sep="/"), program.job.finetuning.base_dtype)
 
 
 def resume_from_base(program: Program, trained: Tree, reference: BaseReference) -> tuple[Tree, BaseReference]:
@@ -46,7 +48,9 @@ def resume_from_base(program: Program, trained: Tree, reference: BaseReference) 
             f"--gin.Finetuning.base_dtype=\"'{reference.dtype}'\", or another --gin.MODEL_DIR."
         )
     abstract: Any = program.abstract_state.params
-    base = load_base(reference, nested(_of_base(program, abstract)), job.model_dir, job.restore.path, FLAG)
+    base = load_base(
+        reference, unflatten_dict(_of_base(program, abstract), sep="/"), job.model_dir, job.restore.path, FLAG
+    )
     return with_arrays(abstract, {**by_path(trained), **by_path(base.params)}), base.reference
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import logging
+from flax.traverse_util import unflatten_dict
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import TransformerConfig
@@ -18,7 +19,6 @@ from famjax.training.checkpoint_arrays import (
     PARAMS,
     Tree,
     by_path,
-    nested,
     read_arrays,
     read_params,
     require_shapes,
@@ -124,7 +124,7 @@ def initialize_from(
         parts = dataclasses.replace(parts, different=_different_settings(folder, model))
     _require_useful(config, parts)
     require_shapes(folder, stored, {f"{PARAMS}/{path}": leaf for path, leaf in taken.items()})
-    arrays = read_arrays(folder, {PARAMS: nested(taken)})
+    arrays = read_arrays(folder, {PARAMS: unflatten_dict(taken, sep="/")})
     return Initialized(
         params=with_arrays(params, arrays, f"{PARAMS}/"),
         opt_state=_read_optimizer(folder, stored, opt_state) if config.optimizer else opt_state,
@@ -164,7 +164,7 @@ def load_params(
     reference = read_reference(folder)
     if reference is None:
         raise CheckpointError(f"{folder.path} lacks {files.shortened([f'{PARAMS}/{name}' for name in rest])}.")
-    found = load_base(reference, nested(rest), str(folder.path), base, base_setting, report)
+    found = load_base(reference, unflatten_dict(rest, sep="/"), str(folder.path), base, base_setting, report)
     arrays = {**by_path(load_own(folder, own)), **by_path(found.params)}
     return with_arrays(abstract_params, arrays)
 
@@ -198,7 +198,7 @@ def load_own(folder: files.StepFolder, own: Mapping[str, Any]) -> Tree:
       CheckpointError: one has another shape.
     """
     require_shapes(folder, files.stored_arrays(folder.path), {f"{PARAMS}/{name}": leaf for name, leaf in own.items()})
-    return read_params(folder, nested(own))
+    return read_params(folder, unflatten_dict(own, sep="/"))
 
 
 def read_model_config(

@@ -23,7 +23,16 @@ from famjax.training.parameter_paths import replaced, without
 from famjax.training.schedules import ramp
 from famjax.training.state import TrainState
 from famjax.training.state_passing import PassedFam, draw, keep_fam, start_from
-from famjax.training.streaming import BlockSums, ablated, carry_on, cut_rows, join_rows, sum_by_block, texts_of
+from famjax.training.streaming import (
+    BlockSums,
+    ablated,
+    block_metrics,
+    carry_on,
+    cut_rows,
+    join_rows,
+    sum_by_block,
+    texts_of,
+)
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -72,8 +81,7 @@ def train_step(
       The state after the step, and metrics: means over the global batch, norms, the stage that the host needs next,
       and for each layer what FAM did (`famjax.models.decoder_layer.Diagnostics`).
     """
-    passing_key, example_key = jax.random.split(step_key(state))
-    is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
+    is_passed, example_key = _draw_step(job, state)
     retention_weight = _retention_weight(job, batch, is_passed, state.step)
     trained_params = without(state.params, frozen_parameters(job.applied_optimizer, state.params))
 
@@ -113,8 +121,7 @@ def train_step(
         **{field.name: getattr(scored.diagnostics, field.name).mean for field in dataclasses.fields(Diagnostics)},
     }
     if scored.by_block is not None:
-        metrics["blocks_since_reset"] = scored.by_block.blocks_since_reset / jnp.maximum(scored.by_block.blocks, 1)
-        metrics |= {"loss_by_block": scored.by_block.loss, "weight_by_block": scored.by_block.weight}
+        metrics |= block_metrics(scored.by_block)
     return new_state, metrics
 
 
@@ -123,8 +130,7 @@ def ablated_loss(state: TrainState, batch: Batch, *, job: TrainJob, model: Trans
 
     Everything else is the same: parameters, dropout, position offsets, passed FAM.
     """
-    passing_key, example_key = jax.random.split(step_key(state))
-    is_passed = draw(job.state_passing, state.passed_fam, state.step, passing_key)
+    is_passed, example_key = _draw_step(job, state)
 
     def sums_of(part: Part) -> ScoreSums:
         microbatch, stream, key = part
@@ -168,6 +174,12 @@ def forward(
         fam=keep_fam(output.state),
         stream=None if stream is None else carry_on(output.state),
     )
+
+
+def _draw_step(job: TrainJob, state: TrainState) -> tuple[jax.Array, jax.Array]:
+    """Whether the next step starts from the passed FAM, bool [], and the key of its examples."""
+    passing_key, example_key = jax.random.split(step_key(state))
+    return draw(job.state_passing, state.passed_fam, state.step, passing_key), example_key
 
 
 def step_key(state: TrainState) -> jax.Array:

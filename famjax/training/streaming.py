@@ -46,6 +46,15 @@ class BlockSums:
     blocks: Leaf
 
 
+def block_metrics(sums: BlockSums) -> dict[str, jax.Array]:
+    """What a step reports of them: blocks_since_reset [], a mean; loss_by_block and weight_by_block [NUM_BUCKETS]."""
+    return {
+        "blocks_since_reset": sums.blocks_since_reset / jnp.maximum(sums.blocks, 1),
+        "loss_by_block": sums.loss,
+        "weight_by_block": sums.weight,
+    }
+
+
 def begin_stream(config: TransformerConfig, batch_size: int) -> State:
     """What rows carry before the first step, when each begins a document: arrays of the right shapes, all 0."""
     shape = (config.num_layers, batch_size, config.memory.fam_length, config.emb_dim)

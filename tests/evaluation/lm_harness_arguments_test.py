@@ -38,7 +38,7 @@ def test_sentencepiece():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chekpoint": "run"}, "chekpoint=.* does not exist; allowed: checkpoint, vocabulary"),
+        ({"chekpoint": "run"}, "chekpoint=.* does not exist; allowed: checkpoint, base, vocabulary"),
         ({"checkpoint": None}, "has no checkpoint; set checkpoint=MODEL_DIR"),
         ({"batch_size": "auto"}, "batch_size=auto; allowed: a whole number, 1 or more"),
         ({"batch_size": 0}, "batch_size=0; allowed: a whole number, 1 or more"),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_checkpoint import write_checkpoint
 from tiny_language_model import make_model
 
 from famjax.errors import ConfigError, DataError
 from famjax.inference.config import SamplingConfig
+from finetuned import MEMORY_ONLY, write_base, write_finetuning
 from tolerances import FLOAT32, assert_close
 
 TEXT = "It was a dark and stormy night; the rain fell in torrents, née."
@@ -92,10 +92,13 @@ def test_the_documented_interface(tmp_path, monkeypatch, capsys):
     """Guards against a page (docs/inference.md) whose code does not run."""
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
     code = "".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
-    trained = write_checkpoint(tmp_path)
+    (tmp_path / "runs").mkdir()
+    base = write_base(tmp_path / "runs", "fam")
+    for seed, user in enumerate(("user_17", "user_18"), start=2):
+        write_finetuning(tmp_path / "runs", user, base, seed, **MEMORY_ONLY)
     (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("runs/fam", trained), "inference.md", "exec"), {})  # noqa: S102 # the page is the test
+    exec(compile(code, "inference.md", "exec"), {})  # noqa: S102 # the page is the test
     assert len(capsys.readouterr().out.splitlines()) >= 2
     assert (tmp_path / "book.snapshot").is_file()
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import unflatten_dict
 
 from famjax.training.config import Adafactor, Schedule
 from famjax.training.optimizers import make_optimizer
@@ -19,18 +20,6 @@ SHAPES = {
 }
 
 
-def nest(flat):
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
 def draw(seed, layer_ratio=1.0):
     """A tree of SHAPES; each layer is `layer_ratio` times the one before it, so that mixing layers would show."""
     random = np.random.default_rng(seed)
@@ -39,7 +28,7 @@ def draw(seed, layer_ratio=1.0):
         scales = layer_ratio ** np.arange(NUM_LAYERS) if path.startswith("layers/") else np.ones(shape[0])
         array = random.normal(size=shape) * scales.reshape(-1, *[1] * (len(shape) - 1))
         flat[path] = array.astype(np.float32)
-    return nest(flat)
+    return unflatten_dict(flat, sep="/")
 
 
 def run(config, params, gradients):
