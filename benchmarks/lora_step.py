@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="steps of each kind; default: 20")
     parser.add_argument("--rank", type=int, default=16, help="of the adapters; default: 16")
-    add_size_flags(parser, Sizes(emb_dim=768, num_layers=2, length=1024))
+    add_size_flags(parser, Sizes(emb_dim=1024, num_layers=2, length=1024))
     flags = parser.parse_args(arguments)
     figures = measure(sizes_from(flags), flags.rank, flags.rounds)
     return 0 if print_figures("lora_step", figures, met=figures["ratio"] >= TARGET) else 1
