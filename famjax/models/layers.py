@@ -35,6 +35,7 @@ class RMSNorm(nn.Module):
         """Brings each vector to root mean square 1, times the scale."""
         init = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
         scale: Any = self.param("scale", nn.with_logical_partitioning(init, (self.axis,)), (x.shape[-1],))
+        scale = scale.astype(jnp.float32)  # 1 + w in bfloat16 would lose most of w.
         if self.unit_offset:
             scale = 1 + scale
         x = x.astype(jnp.float32)

@@ -94,3 +94,12 @@ def test_embedding_and_its_output_layer():
     half_logits = half.apply(variables, hidden.astype(BFLOAT), method="attend")
     assert half_logits.dtype == FLOAT
     assert_close(half_logits, logits, BFLOAT16)
+
+
+def test_a_norm_with_an_offset_keeps_its_scale():
+    """Guards against 1 + w in a frozen base's bfloat16, which keeps 8 bits of the sum: another function than that of w."""
+    norm = RMSNorm(1e-6, FLOAT, unit_offset=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16)), jnp.float32)
+    scale = jnp.full(16, 0.0123, jnp.bfloat16)
+    rounded, exact = (norm.apply({"params": {"scale": value}}, x) for value in (scale, scale.astype(jnp.float32)))
+    np.testing.assert_array_equal(rounded, exact)
