@@ -1,5 +1,6 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
 #   make demo     trains FAM and BSWA on this machine, scans what each remembers, and writes a report
+#   make imported pretrains a small decoder, exports and imports it, gives it a memory with LoRA, and scans that
 #   make test     the fast tests
 #   make parity   installs torch (for the CPU) and transformers, and compares pretrained families with them
 #   make lint     format, lint and types, as CI runs them
@@ -16,7 +17,7 @@ PARITY_PACKAGES ?= torch==2.13.0 transformers peft
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow parity lint wheel lock clean
+.PHONY: help demo imported test slow parity lint wheel lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,6 +32,21 @@ endef
 
 demo: $(READY)
 	$(DEMO)
+
+# A pretrained checkpoint gets a memory (docs/research.md).
+define IMPORTED
+$(FAMJAX) --gin_file=recipes/imported_base.gin --gin.MODEL_DIR="'imported/pretrained'"
+$(BIN)/python -m famjax.interop.huggingface export --checkpoint=imported/pretrained --output=imported/exported
+$(BIN)/python -m famjax.interop.huggingface import --source=imported/exported --output=imported/base
+$(FAMJAX) --gin_file=recipes/demo_fam.gin $(OVER_IMPORTED) --gin.MODEL_DIR="'imported/fam'"
+$(FAMJAX) --gin_file=recipes/demo_bswa.gin $(OVER_IMPORTED) --gin.MODEL_DIR="'imported/bswa'"
+$(FAMJAX) --run_mode=scan --gin_file=recipes/imported_scan.gin
+endef
+OVER_IMPORTED := --gin_file=recipes/imported.gin --gin_file=imported/base/model.gin \
+    --gin.INITIAL_CHECKPOINT_PATH="'imported/base'"
+
+imported: $(READY)
+	$(IMPORTED)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow"

@@ -10,8 +10,11 @@ import pytest
 from famjax.configuration.files import gin_root
 from famjax.configuration.loading import load
 from famjax.models.lora_config import ADAPTABLE
+from famjax.training.checkpoint_arrays import by_path
 from famjax.training.config import Adafactor, TrainJob
 from famjax.training.loop import train
+from famjax.training.program import make_program
+from famjax.training.restore import find_checkpoint, load_own
 from published_fixtures import write_rows
 
 # What a twin may set: how large, how long, how much.
@@ -113,11 +116,20 @@ def test_a_twin_differs_in_sizes(twin):
 
 
 def test_every_recipe_has_a_twin():
-    """Guards against a recipe that no test runs; the demo is run as it is."""
+    """Guards against a recipe that no test runs; those of `make demo` and `make imported` are run as they are."""
     recipes = {path.stem for path in gin_root().glob("recipes/*.gin")}
-    assert {name for name in recipes if not name.startswith("demo") and not name.endswith("_cpu")} == {
+    assert {name for name in recipes if not name.startswith(("demo", "imported")) and not name.endswith("_cpu")} == {
         twin.removesuffix("_cpu") for twin in TWINS
     }
+
+
+def test_adapters_leave_their_zeros(base, tmp_path):
+    """Guards against steps in proportion to a parameter's size, which leave LoRA's B at 0 and train the prompt alone."""
+    job, _ = run("instructions_cpu", base, tmp_path, WARMUP_STEPS="0", LEARNING_RATE="1e-3")
+    name = "layers/mlp/up/lora_b"
+    own = {name: by_path(make_program(job).abstract_state.params)[name]}
+    adapter = by_path(load_own(find_checkpoint(job.model_dir), own))[name]
+    assert np.sqrt(np.mean(np.square(adapter))) > 1e-4
 
 
 def test_long_documents_are_streamed(base, tmp_path):
