@@ -124,7 +124,7 @@ def test_every_recipe_has_a_twin():
 
 
 def test_adapters_leave_their_zeros(base, tmp_path):
-    """Guards against steps in proportion to a parameter's size, which leave LoRA's B at 0 and train the prompt alone."""
+    """Guards against steps in proportion to a parameter's size, which leave LoRA's B at 0: only the prompt learns."""
     job, _ = run("instructions_cpu", base, tmp_path, WARMUP_STEPS="0", LEARNING_RATE="1e-3")
     name = "layers/mlp/up/lora_b"
     own = {name: by_path(make_program(job).abstract_state.params)[name]}

@@ -97,7 +97,7 @@ def test_embedding_and_its_output_layer():
 
 
 def test_a_norm_with_an_offset_keeps_its_scale():
-    """Guards against 1 + w in a frozen base's bfloat16, which keeps 8 bits of the sum: another function than that of w."""
+    """Guards against 1 + w in a frozen base's bfloat16, which has 8 bits for the sum: another function."""
     norm = RMSNorm(1e-6, FLOAT, unit_offset=True)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16)), jnp.float32)
     scale = jnp.full(16, 0.0123, jnp.bfloat16)
