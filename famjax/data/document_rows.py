@@ -11,15 +11,14 @@ once an epoch. All hosts follow all rows, and read the tokens of their own.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from famjax.data.batches import Batch, Rows, State, check_identity
-from famjax.data.corpus import Corpus
+from famjax.data.examples import Example
 from famjax.data.shuffling import EpochOrder
-
-_NONE = -1  # instead of a document: the row has finished one and not begun the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +39,44 @@ class BlockShape:
         return self.num_blocks * self.block_size
 
 
+@runtime_checkable
+class Documents(Protocol):
+    """Documents for rows to read, numbered from 0.
+
+    Attributes:
+      lengths: int64 [documents], tokens of each, at least 1.
+      skipped: documents and records that were left out, counted by reason.
+    """
+
+    lengths: NDArray[np.int64]
+    skipped: dict[str, int]
+
+    def part(self, document: int, turn: int, start: int, stop: int) -> Example:
+        """Consecutive tokens of a document, with their weights.
+
+        Args:
+          document: its number.
+          turn: how many documents were taken before it, over all epochs; what is drawn for a document depends on it.
+          start: the first token's place in the document.
+          stop: the place behind the last one.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a row stands: in a document of which some tokens are left.
+
+    Attributes:
+      document: its number.
+      turn: see `Documents.part`.
+      offset: tokens of it that are read.
+    """
+
+    document: int
+    turn: int
+    offset: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Span:
     """Consecutive tokens of a document in one row of one batch.
@@ -47,15 +84,13 @@ class Span:
     Attributes:
       row: of the global batch.
       block: of the row, with which the span begins.
-      document: its number in the corpus.
-      offset: in the document, of the span's first token.
+      start: the place of its first token.
       length: tokens.
     """
 
     row: int
     block: int
-    document: int
-    offset: int
+    start: Place
     length: int
 
 
@@ -64,24 +99,18 @@ class Source:
     """What rows read.
 
     Attributes:
-      corpus: the documents.
-      documents: numbers of those that are read.
-      order: in which `documents` are taken, epoch after epoch.
+      documents: those that are read.
+      order: in which they are taken, epoch after epoch.
       ends: whether after one epoch there are no more.
-      loss_weight: of every target.
       bos_id: the first input of a document.
       pad_id: stands where there is no token.
-      skipped: documents left out, counted by reason.
     """
 
-    corpus: Corpus
-    documents: NDArray[np.integer]
+    documents: Documents
     order: EpochOrder
     ends: bool
-    loss_weight: float
     bos_id: int
     pad_id: int
-    skipped: dict[str, int]
 
 
 class DocumentRows:
@@ -105,23 +134,22 @@ class DocumentRows:
           state: see `BatchIterator.state`; another number of blocks or of hosts than it was made with is allowed.
         """
         self._source, self._rows, self._shape = source, rows, shape
-        self._tokens, self._starts = source.corpus.encoded.tokens, source.corpus.encoded.starts
-        self._size = len(source.documents) if source.ends else None
-        self.skipped = source.skipped
-        num_tokens = int(np.sum(np.diff(self._starts)[source.documents]))
+        lengths = source.documents.lengths
+        self._size = len(lengths) if source.ends else None
+        self.skipped = source.documents.skipped
         self._identity: State = {
             **identity,
             "streaming": True,
             "batch_size": rows.batch_size,
             "block_size": shape.block_size,
-            "corpus": f"{len(source.documents)} documents, {num_tokens} tokens",
+            "corpus": f"{len(lengths)} documents, {lengths.sum()} tokens",
         }
         self._taken = self._num_tokens = self._num_slots = 0
-        self._places = [(_NONE, 0)] * rows.batch_size
+        self._places: list[Place | None] = [None] * rows.batch_size  # None: the row begins another document
         if state is not None:
             check_identity(self._identity, state)
             self._taken, self._num_tokens, self._num_slots = (int(state[name]) for name in ("taken", "tokens", "slots"))
-            self._places = [(int(document), int(offset)) for document, offset in state["places"]]
+            self._places = [place and Place(*map(int, place)) for place in state["places"]]
 
     def __iter__(self) -> Iterator[Batch]:
         """See `BatchIterator`."""
@@ -139,9 +167,9 @@ class DocumentRows:
     def state(self) -> State:
         """See `BatchIterator`: besides the identity, documents taken, tokens and slots filled, and each row's place.
 
-        A place is [document, tokens of it that are read]; document -1: the row begins another one.
+        A place is [document, turn, offset], see `Place`; None: the row begins another document.
         """
-        places = [list(place) for place in self._places]
+        places = [place and list(dataclasses.astuple(place)) for place in self._places]
         counts = {"taken": self._taken, "tokens": self._num_tokens, "slots": self._num_slots}
         return {**self._identity, **counts, "places": places}
 
@@ -151,22 +179,20 @@ class DocumentRows:
     def _advance(self, row: int) -> list[Span]:
         """What one row reads in the next batch; moves its place on."""
         spans: list[Span] = []
-        document, offset = self._places[row]
+        place = self._places[row]
         block, size = 0, self._shape.block_size
         while block < self._shape.num_blocks:
-            if document == _NONE:
+            if place is None:
                 if self._size is not None and self._taken >= self._size:
                     break
-                document, offset = int(self._source.documents[self._source.order[self._taken]]), 0
+                place = Place(self._source.order[self._taken], self._taken, 0)
                 self._taken += 1
-            left = int(self._starts[document + 1] - self._starts[document]) - offset
+            left = int(self._source.documents.lengths[place.document]) - place.offset
             length = min(left, (self._shape.num_blocks - block) * size)
-            spans.append(Span(row, block, document, offset, length))
+            spans.append(Span(row, block, place, length))
             block += -(-length // size)
-            offset += length
-            if length == left:
-                document, offset = _NONE, 0
-        self._places[row] = (document, offset)
+            place = None if length == left else dataclasses.replace(place, offset=place.offset + length)
+        self._places[row] = place
         return spans
 
     def _fill(self, spans: list[Span]) -> Batch:
@@ -174,18 +200,21 @@ class DocumentRows:
         source, local, shape = self._source, self._rows.local, self._shape
         grid, blocks = (len(local), shape.length), (len(local), shape.num_blocks)
         tokens, targets = np.full(grid, source.pad_id, np.int32), np.full(grid, source.pad_id, np.int32)
-        weights, valid = np.zeros(grid, np.float32), np.zeros(grid, np.bool_)
+        weights, answers, valid = np.zeros(grid, np.float32), np.zeros(grid, np.bool_), np.zeros(grid, np.bool_)
         begins, lengths = np.zeros(blocks, np.bool_), np.zeros(blocks, np.int32)
         for span in spans:
-            row, first = span.row - local.start, int(self._starts[span.document]) + span.offset
-            text = self._tokens[first : first + span.length]
+            row, place = span.row - local.start, span.start
+            num_before = min(place.offset, 1)  # the token before the first target is the first input
+            start, stop = place.offset - num_before, place.offset + span.length
+            text = source.documents.part(place.document, place.turn, start, stop)
             begin, end = span.block * shape.block_size, span.block * shape.block_size + span.length
-            targets[row, begin:end] = text
-            tokens[row, begin] = self._tokens[first - 1] if span.offset else source.bos_id
-            tokens[row, begin + 1 : end] = text[:-1]
-            weights[row, begin:end] = source.loss_weight
+            tokens[row, begin] = source.bos_id
+            tokens[row, begin + 1 - num_before : end] = text.targets[:-1]
+            targets[row, begin:end] = text.targets[num_before:]
+            weights[row, begin:end] = text.weights[num_before:]
+            answers[row, begin:end] = text.answers[num_before:]
             valid[row, begin:end] = True
-            begins[row, span.block] = span.offset == 0
+            begins[row, span.block] = place.offset == 0
             whole, rest = divmod(span.length, shape.block_size)
             lengths[row, span.block : span.block + whole] = shape.block_size
             if rest:
@@ -194,7 +223,7 @@ class DocumentRows:
             "tokens": tokens,
             "targets": targets,
             "weights": weights,
-            "answers": np.zeros(grid, np.bool_),
+            "answers": answers,
             "valid": valid,
             "begins": begins,
             "block_lengths": lengths,

@@ -1,4 +1,4 @@
-"""The task `documents`: windows of consecutive tokens of long documents."""
+"""The task `documents`: windows of consecutive tokens of long documents, or whole documents for streaming."""
 
 import collections
 
@@ -100,3 +100,37 @@ class DocumentExamples:
         targets = self._windows[self._order[index]]
         weights = np.full(len(targets), self._loss_weight, np.float32)
         return Example(targets, weights, np.zeros(len(targets), np.bool_))
+
+
+class StreamedDocuments:
+    """The documents of `Documents`, whole; see `famjax.data.document_rows.Documents`."""
+
+    def __init__(self, config: Documents, reading: Reading) -> None:
+        """Opens the corpus.
+
+        Args:
+          config: the settings; what is shorter than the reader's longest example is a short document.
+          reading: how the task is read.
+
+        Raises:
+          DataError: as `open_corpus`; no document is long enough, or one is too short where that is an error.
+        """
+        corpus = open_corpus(config, reading.split, reading.vocabulary)
+        numbers = long_documents(corpus, reading.longest, config.short_documents)
+        num_short = len(corpus.encoded.lines) - len(numbers)
+        if not len(numbers):
+            raise DataError(
+                f"None of {num_short} documents has the {reading.longest} tokens of an example, the first is at "
+                f"{corpus.place(0)} (Documents.short_documents = 'pack' takes short ones too)."
+            )
+        self._tokens, self._starts = corpus.encoded.tokens, corpus.encoded.starts[numbers]
+        self._loss_weight = config.loss_weight
+        self.lengths = np.diff(corpus.encoded.starts)[numbers]
+        self.skipped = corpus.encoded.skipped | ({"short_document": num_short} if num_short else {})
+
+    def part(self, document: int, turn: int, start: int, stop: int) -> Example:
+        """See `document_rows.Documents`; nothing is drawn."""
+        del turn
+        first = int(self._starts[document])
+        targets = self._tokens[first + start : first + stop]
+        return Example(targets, np.full(len(targets), self._loss_weight, np.float32), np.zeros(len(targets), np.bool_))

@@ -63,7 +63,7 @@ def open_document_batches(
     """Opens a stream of batches whose rows read whole documents (`famjax.data.document_rows`).
 
     Args:
-      config: what is read: a task of type `Documents`.
+      config: what is read: a task of type `Documents` or `Instructions`.
       shape: of a row of a batch, in place of `config.length`.
       process_index: of this host.
       process_count: hosts, each of which gets its rows of the global batch.
@@ -73,7 +73,7 @@ def open_document_batches(
       ConfigError: no such task or split, or settings that do not fit together.
       DataError: files that cannot be read as the settings say.
     """
-    task = registry.documents_task(config.mixture_or_task_name, config.tasks)
+    task = registry.streamed_task(config.mixture_or_task_name, config.tasks)
     _require_targets_only(config)
     reading = _make_reading(config, None, shape.length)
     rows = Rows(config.batch_size, process_index, process_count)

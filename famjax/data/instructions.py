@@ -1,6 +1,7 @@
 """The task `instructions`: records packed into examples, each of which ends with a part of itself once more.
 
-The training data of the TransformerFAM paper (arXiv 2404.09173, 3.1.1), with its numbers as the defaults.
+The training data of the TransformerFAM paper (arXiv 2404.09173, 3.1.1), with its numbers as the defaults. Streamed,
+each record is read by itself, from the initial state, and it is the record that ends with a part of itself.
 """
 
 import collections
@@ -18,6 +19,7 @@ from famjax.data.packing import PackedOrder
 from famjax.data.pieces import encode_piece
 from famjax.data.questions.dataset_files import renamed
 from famjax.data.task_config import Documents
+from famjax.data.vocabularies import Vocabulary
 from famjax.errors import ConfigError, DataError, FamjaxError
 
 
@@ -38,7 +40,7 @@ class InstructionExamples:
         files = _files(config, reading.split)
         self._config, self._reading = config, reading
         vocabulary = reading.vocabulary
-        self._repeat_prompt = encode_piece(vocabulary, config.repeat_prompt if config.repeat_length else "")
+        self._repeat_prompt = _repeat_prompt(config, vocabulary)
         self._room = reading.longest - len(self._repeat_prompt) - config.repeat_length
         if self._room < 1:
             raise ConfigError(
@@ -54,17 +56,10 @@ class InstructionExamples:
 
     def __getitem__(self, index: int) -> Example:
         """See `famjax.data.examples.Examples`."""
-        config = self._config
         records = self._records(self._order[index])
-        weights = np.where(records.answers, 1.0, config.prompt_weight).astype(np.float32)
-        repeated = _drawn(records.tokens, config.repeat_length, self._reading.random(index))
-        repeat_weights = np.full(len(self._repeat_prompt) + len(repeated), config.repeat_weight, np.float32)
-        repeat_weights[: len(self._repeat_prompt)] = 0.0
-        return Example(
-            targets=np.concatenate([records.tokens, self._repeat_prompt, repeated]),
-            weights=np.concatenate([weights, repeat_weights]),
-            answers=np.concatenate([records.answers, np.zeros(len(repeat_weights), np.bool_)]),
-        )
+        drawn = _drawn(len(records.tokens), self._config.repeat_length, self._reading.random(index))
+        repetition = _repetition(self._config, self._repeat_prompt, records.tokens[drawn])
+        return _joined([_weighted(self._config, records), repetition])
 
     def _records(self, numbers: NDArray[np.int64]) -> Marked:
         """Some records, one behind the other; without the beginning token, where they have one: a batch adds it."""
@@ -73,6 +68,79 @@ class InstructionExamples:
         records = unpacked(np.concatenate([tokens[start : start + length] for start, length in spans]))
         first = int(len(records.tokens) > 1 and records.tokens[0] == self._reading.vocabulary.bos_id)
         return Marked(records.tokens[first:], records.answers[first:])
+
+
+class StreamedRecords:
+    """The records of `Instructions`, one by one; see `famjax.data.document_rows.Documents`.
+
+    Each is read whole, however long, and ends with a part of itself once more. A beginning token of its own is left
+    out: the first input of a document is one.
+    """
+
+    def __init__(self, config: Instructions, reading: Reading) -> None:
+        """Encodes the records.
+
+        Raises:
+          ConfigError: no files are named.
+          DataError: the files cannot be read as the settings say.
+        """
+        encoded = open_encoded(_files(config, reading.split), RecordEncoder(config, reading.vocabulary)).encoded
+        self._config, self._reading, self._values = config, reading, encoded.tokens
+        self._repeat_prompt = _repeat_prompt(config, reading.vocabulary)
+        starts, stops = encoded.starts[:-1], encoded.starts[1:]
+        has_own = (unpacked(encoded.tokens[starts]).tokens == reading.vocabulary.bos_id) & (stops - starts > 1)
+        self._starts, self._record_lengths = starts + has_own, stops - starts - has_own
+        repeated = len(self._repeat_prompt) + np.minimum(self._record_lengths, config.repeat_length)
+        self.lengths = self._record_lengths + repeated
+        self.skipped = encoded.skipped
+
+    def part(self, document: int, turn: int, start: int, stop: int) -> Example:
+        """See `document_rows.Documents`."""
+        first, length = int(self._starts[document]), int(self._record_lengths[document])
+        own = unpacked(self._values[first + min(start, length) : first + min(stop, length)])
+        parts = [_weighted(self._config, own)]
+        if stop > length:
+            drawn = _drawn(length, self._config.repeat_length, self._reading.random(turn))
+            repeated = unpacked(self._values[first + drawn.start : first + drawn.stop])
+            repetition = _repetition(self._config, self._repeat_prompt, repeated.tokens)
+            parts.append(_cut(repetition, max(start - length, 0), stop - length))
+        return _joined(parts)
+
+
+def _repeat_prompt(config: Instructions, vocabulary: Vocabulary) -> NDArray[np.int32]:
+    return encode_piece(vocabulary, config.repeat_prompt if config.repeat_length else "")
+
+
+def _weighted(config: Instructions, records: Marked) -> Example:
+    """Records with their weights."""
+    weights = np.where(records.answers, 1.0, config.prompt_weight).astype(np.float32)
+    return Example(records.tokens, weights, records.answers)
+
+
+def _drawn(num_tokens: int, length: int, random: np.random.Generator) -> slice:
+    """`length` consecutive ones of so many tokens, from a place that is drawn; all where there are fewer."""
+    length = min(length, num_tokens)
+    start = int(random.integers(num_tokens - length + 1))
+    return slice(start, start + length)
+
+
+def _repetition(config: Instructions, prompt: NDArray[np.int32], repeated: NDArray[np.int32]) -> Example:
+    """The text that asks for a repetition, and what is repeated."""
+    weights = np.full(len(prompt) + len(repeated), config.repeat_weight, np.float32)
+    weights[: len(prompt)] = 0.0
+    return Example(np.concatenate([prompt, repeated]), weights, np.zeros(len(weights), np.bool_))
+
+
+def _joined(parts: list[Example]) -> Example:
+    return Example(
+        targets=np.concatenate([part.targets for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        answers=np.concatenate([part.answers for part in parts]),
+    )
+
+
+def _cut(example: Example, start: int, stop: int) -> Example:
+    return Example(example.targets[start:stop], example.weights[start:stop], example.answers[start:stop])
 
 
 def _files(config: Instructions, split: str) -> tuple[CorpusFile, ...]:
@@ -115,10 +183,3 @@ def _fitting(
             f"{lengths.min()} (--gin.TASK_FEATURE_LENGTHS, Instructions.long_records)."
         )
     return starts[kept], np.minimum(lengths[kept], room), counts
-
-
-def _drawn(tokens: NDArray[np.int32], length: int, random: np.random.Generator) -> NDArray[np.int32]:
-    """Consecutive tokens from a place that is drawn [length, or all tokens where there are fewer]."""
-    length = min(length, len(tokens))
-    start = int(random.integers(len(tokens) - length + 1))
-    return tokens[start : start + length]

@@ -24,6 +24,9 @@ class Instructions:
 
     An example ends with a task of its own: a text that asks for it, then consecutive tokens of the example once more.
 
+    Where documents are streamed (`famjax.training.streaming_config.Streaming`) each record is one: it begins with a
+    block and from the initial state, is read whole, however long, and ends with that task about itself.
+
     Attributes:
       paths: globs ("~" and "**" are understood) of the files.
       validation_paths: globs of the validation split's files; `paths` are then all training. Empty: the files of
@@ -38,11 +41,12 @@ class Instructions:
         error, so that the data are the same every day.
       prompt_weight: loss weight of the tokens before an answer, whose own weight is 1.
       long_records: a record longer than the room in an example: "error" stops at it; "skip" leaves it out; "cut" cuts
-        it at its end, and leaves it out where nothing of its answer remains. Both are counted.
+        it at its end, and leaves it out where nothing of its answer remains. Both are counted. Streamed records have
+        all the room they need.
       bad_records: "error" stops at a record without its fields, or that the chat template refuses; "skip" skips and
         counts it.
-      repeat_length: tokens of the example that are repeated at its end (all, where it has fewer); 0 repeats none. The
-        room for records is what these and `repeat_prompt` leave of the example's length.
+      repeat_length: tokens of the example, or of the streamed record, that are repeated at its end (all, where it has
+        fewer); 0 repeats none. The room for records is what these and `repeat_prompt` leave of the example's length.
       repeat_weight: loss weight of the repeated tokens.
       repeat_prompt: the text before them, of weight 0.
       cache_dir: where encoded records are kept from run to run; None encodes at each start, into a temporary file.

@@ -53,8 +53,8 @@ def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
     raise ConfigError(unknown_task_message(name, task_names(tasks)))
 
 
-def documents_task(name: str, tasks: Mapping[str, TaskConfig]) -> Documents:
-    """The settings of a task that is a corpus of documents, for streaming.
+def streamed_task(name: str, tasks: Mapping[str, TaskConfig]) -> Documents | Instructions:
+    """The settings of a task that can be streamed: a corpus of documents, or of records.
 
     Args:
       name: of the task.
@@ -64,13 +64,14 @@ def documents_task(name: str, tasks: Mapping[str, TaskConfig]) -> Documents:
       ConfigError: it is another kind of task, or none of famjax's (seqio's examples are no whole documents).
     """
     config = task_config(name, tasks) if is_task(name, tasks) else None
-    if isinstance(config, Documents):
+    if isinstance(config, Documents | Instructions):
         return config
     kind = "is no famjax task" if config is None else f"is of type {type(config).__name__}"
-    known = ", ".join(task for task in task_names(tasks) if isinstance(task_config(task, tasks), Documents))
+    kinds = Documents | Instructions
+    known = ", ".join(task for task in task_names(tasks) if isinstance(task_config(task, tasks), kinds))
     raise ConfigError(
         f"Streaming.enabled = True reads whole documents, and the task {name!r} {kind}; allowed: tasks of type "
-        f"Documents, as {known} (--gin.MIXTURE_OR_TASK_NAME), or --gin.STREAM_DOCUMENTS=False."
+        f"Documents or Instructions, as {known} (--gin.MIXTURE_OR_TASK_NAME), or --gin.STREAM_DOCUMENTS=False."
     )
 
 

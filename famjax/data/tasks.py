@@ -2,13 +2,13 @@
 
 import dataclasses
 
+from famjax.data import document_rows
 from famjax.data.batches import Rows, State
-from famjax.data.corpus import open_corpus
 from famjax.data.corpus_files import SPLITS
 from famjax.data.document_rows import BlockShape, DocumentRows, Source
-from famjax.data.documents import DocumentExamples, long_documents
+from famjax.data.documents import DocumentExamples, StreamedDocuments
 from famjax.data.examples import Examples, Reading
-from famjax.data.instructions import InstructionExamples
+from famjax.data.instructions import InstructionExamples, StreamedRecords
 from famjax.data.instructions_config import Instructions
 from famjax.data.keys import KeyExamples
 from famjax.data.mixing import MixedExamples
@@ -23,7 +23,7 @@ from famjax.data.questions.ruler_config import Ruler
 from famjax.data.recall import RecallExamples
 from famjax.data.shuffling import EpochOrder
 from famjax.data.task_config import AssociativeRecall, Documents, Mixture, PassKey, PassKeyDocuments, TaskConfig
-from famjax.errors import ConfigError, DataError
+from famjax.errors import ConfigError
 
 
 def open_examples(config: TaskConfig, reading: Reading) -> Examples:
@@ -52,35 +52,35 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
 
 
 def open_document_rows(
-    config: Documents, reading: Reading, rows: Rows, shape: BlockShape, identity: State, state: State | None
+    config: Documents | Instructions,
+    reading: Reading,
+    rows: Rows,
+    shape: BlockShape,
+    identity: State,
+    state: State | None,
 ) -> DocumentRows:
-    """Opens a corpus for reading its documents one after another in every row.
+    """Opens a corpus for reading its documents, or its records, one after another in every row.
 
     Raises:
       ConfigError: there is no such split, or `state` is of another stream.
       DataError: files cannot be read as the settings say, or no document is long enough.
     """
     require_split(reading)
-    corpus = open_corpus(config, reading.split, reading.vocabulary)
-    documents = long_documents(corpus, shape.length, config.short_documents)
-    num_short = len(corpus.encoded.lines) - len(documents)
-    if not len(documents):
-        raise DataError(
-            f"None of {num_short} documents has the {shape.length} tokens of an example, the first is at "
-            f"{corpus.place(0)} (Documents.short_documents = 'pack' takes short ones too)."
-        )
-    skipped = corpus.encoded.skipped | ({"short_document": num_short} if num_short else {})
+    documents = _streamed(config, reading)
     source = Source(
-        corpus=corpus,
         documents=documents,
-        order=EpochOrder(len(documents), reading.shuffle, *reading.key),
+        order=EpochOrder(len(documents.lengths), reading.shuffle, *reading.key),
         ends=reading.ends,
-        loss_weight=config.loss_weight,
         bos_id=reading.vocabulary.bos_id,
         pad_id=reading.vocabulary.pad_id,
-        skipped=skipped,
     )
     return DocumentRows(source, rows, shape, identity, state)
+
+
+def _streamed(config: Documents | Instructions, reading: Reading) -> document_rows.Documents:
+    if isinstance(config, Instructions):
+        return StreamedRecords(config, reading)
+    return StreamedDocuments(config, reading)
 
 
 def require_split(reading: Reading) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from famjax.data.config import DataConfig
-from famjax.data.registry import documents_task
+from famjax.data.registry import streamed_task
 from famjax.errors import ConfigError
 from famjax.models.config import MemoryConfig
 from famjax.validation import require_at_least
@@ -14,7 +14,8 @@ class Streaming:
     """Training over whole documents: each row of the batch reads one in order, step after step, then another.
 
     The model's state goes on from step to step: FAM, and the keys and values of past segments. The task is a corpus of
-    documents (`famjax.data.task_config.Documents`).
+    documents (`famjax.data.task_config.Documents`), or of records (`famjax.data.instructions_config.Instructions`),
+    each of which is a document.
 
     Attributes:
       enabled: whether the run streams documents (STREAM_DOCUMENTS); otherwise every example is read from the initial
@@ -79,7 +80,7 @@ def check_streaming(
 
 
 def _check_documents(data: DataConfig, block_size: int) -> None:
-    documents_task(data.mixture_or_task_name, data.tasks)
+    streamed_task(data.mixture_or_task_name, data.tasks)
     if data.length % block_size:
         below, above = data.length // block_size * block_size, -(-data.length // block_size) * block_size
         fitting = " or ".join(f"{{'targets': {length}}}" for length in (below, above) if length)

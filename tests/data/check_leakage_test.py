@@ -7,6 +7,7 @@ import pytest
 
 from famjax.data import check_leakage
 from famjax.training import leakage
+from published_fixtures import write_rows
 
 FILES = ("--gin_file=runs/pretrain.gin", "--gin_file=models/tiny.gin", "--gin_file=memory/fam.gin")
 SETTINGS = (
@@ -45,6 +46,26 @@ def test_nothing_leaks(check):
     assert "everything before it replaced: 0.0 (before it: " in output
     assert "to the carried state: 0.0 (from before it: " in output
     assert "before it: 0)" not in output, "the replacement changes what it should"
+
+
+def test_nothing_leaks_between_records(check, tmp_path):
+    """Guards against records of instructions that see each other, and a check that streams documents alone."""
+    records = [{"inputs": f"q{n}", "targets": "a" * n} for n in range(20, 120, 5)]
+    path = write_rows(tmp_path / "records.jsonl", records)
+    code, output, errors = check(
+        "--steps=6",
+        "--gin.MIXTURE_OR_TASK_NAME='instructions'",
+        f"--gin.Instructions.paths=['{path}']",
+        "--gin.Instructions.validation_fraction=0.0",
+        "--gin.Instructions.repeat_length=16",
+    )
+    assert (code, errors) == (0, "")
+    first, *_, last = output.splitlines()
+    assert last == "Nothing leaks."
+    assert int(first.removeprefix("instructions, split 'train': ").split()[0]) >= 8
+    assert "everything before it replaced: 0.0 (before it: " in output
+    assert "to the carried state: 0.0 (from before it: " in output
+    assert "before it: 0)" not in output
 
 
 def test_a_memory_that_is_not_reset_is_found(check, monkeypatch):
@@ -90,7 +111,7 @@ def test_what_cannot_be_checked_is_told(check):
     assert "No document ends within 1 batches of 4 rows of 64 tokens" in errors
     code, _, errors = check("--gin.MIXTURE_OR_TASK_NAME='passkey'")
     assert code == 2
-    assert "the task 'passkey' is of type PassKey; allowed: tasks of type Documents" in errors
+    assert "the task 'passkey' is of type PassKey; allowed: tasks of type Documents or Instructions" in errors
     code, _, errors = check("--steps=0")
     assert (code, errors) == (2, "--steps=0; allowed: 1 or more.\n")
 

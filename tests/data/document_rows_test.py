@@ -195,9 +195,8 @@ def test_a_changed_corpus_is_refused(data, corpus_dir):
 )
 def test_other_tasks_are_refused(data, name, kind):
     """Guards against examples that are no whole documents read as if they were."""
-    with pytest.raises(
-        ConfigError, match=rf"the task '{name}' {kind}; allowed: tasks of type Documents, as documents, text"
-    ):
+    allowed = "tasks of type Documents or Instructions, as documents, instructions, text"
+    with pytest.raises(ConfigError, match=rf"the task '{name}' {kind}; allowed: {allowed}"):
         open_document_batches(dataclasses.replace(data, mixture_or_task_name=name), SHAPE)
 
 

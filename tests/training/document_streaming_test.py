@@ -238,7 +238,7 @@ def test_evaluation_has_a_state_of_its_own(tmp_path):
         ),
         (
             {"data": {"mixture_or_task_name": "both"}},
-            r"the task 'both' is of type Mixture; allowed: tasks of type Documents",
+            r"the task 'both' is of type Mixture; allowed: tasks of type Documents or Instructions",
         ),
         ({"data": {"mixture_or_task_name": "c4_v220_span"}}, r"the task 'c4_v220_span' is no famjax task"),
         ({"eval_data": {"mixture_or_task_name": "recall"}}, r"(?s)TrainJob\.eval_data: .*Streaming\.evaluate=False"),
