@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from resume_test import assert_same_run
+from resume_test import assert_same_run, final
 
 from famjax.errors import ConfigError
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.training import feed, loop
-from famjax.training.config import AdamW, Curriculum, LoggingConfig, Schedule, StatePassing, TrainJob
+from famjax.training.config import (
+    AdamW,
+    CheckpointConfig,
+    Curriculum,
+    LoggingConfig,
+    Schedule,
+    StatePassing,
+    TrainJob,
+)
 from famjax.training.losses import TokenScores
 from famjax.training.optimizers import make_optimizer
+from famjax.training.program import make_program
 from famjax.training.state import TrainState, init_train_state
 from famjax.training.step import ablated_loss, train_step
 from famjax.training.streaming import begin_stream, cut_rows, join_rows, loss_at_blocks, sum_by_block
@@ -207,6 +219,48 @@ def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch):
         assert {"documents_read", "tokens_read", "padding", "blocks_since_reset"} <= log[step].keys()
         assert ("memory_gain" in log[step]) is (step % 4 == 0)
     assert log[14]["tokens_read"] == pytest.approx((1 - log[14]["padding"]) * 14 * 8 * 32)
+
+
+def train_slowly(job: TrainJob) -> None:
+    """Trains with a pause before each step, so that a signal finds the step that it is meant for."""
+    device_batch = feed.device_batch
+
+    def after_a_pause(batch: Any, mesh: Any) -> Any:
+        time.sleep(0.1)
+        return device_batch(batch, mesh)
+
+    feed.device_batch = after_a_pause
+    loop.train(job)
+
+
+def test_a_run_killed_within_documents_goes_on(tmp_path, compilation_cache, monkeypatch):
+    """Guards against a place in a document, or a row's memory, that only the killed process knew."""
+    settings = {
+        "logging": LoggingConfig(period=1, diagnostics_period=None),
+        "total_steps": 22,
+        "mesh": MeshConfig(num_devices=4),
+        "checkpoint": CheckpointConfig(period=10),
+    }
+    whole, killed = (stream_job(tmp_path, name, **settings) for name in ("whole", "killed"))
+    loop.train(whole)
+    for name, value in compilation_cache.items():
+        monkeypatch.setenv(name, value)
+    process = multiprocessing.get_context("spawn").Process(target=train_slowly, args=(killed,))
+    process.start()
+    log, deadline = Path(killed.model_dir) / "metrics.jsonl", time.monotonic() + 300
+    while not log.exists() or '"step": 14' not in log.read_text():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert {line["step"] for line in metrics_of(killed)} >= set(range(1, 15))
+    saved = final(killed, make_program(killed).abstract_state)
+    assert saved.step == 10
+    assert all(place and place[-1] > 0 for place in saved.data_state["places"]), "every row is within a document"
+    loop.train(killed)
+    assert_same_run(killed, whole)
 
 
 def test_evaluation_has_a_state_of_its_own(tmp_path):
