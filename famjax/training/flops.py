@@ -28,15 +28,26 @@ the segments alone). Once for a call, whatever its batch:
 
 and once for the model, for every token: logits 2 D V T. Padding counts as tokens: T is the length of the batch.
 
-A training step is 3 x forward (the backward pass computes two products for each of the forward's), without what
-rematerialisation computes again and without regard to frozen parameters.
+An adapter (LoRA) of rank r beside a matrix from i to o adds 2 r (i + o) for every row, of tokens and of FAM, that goes
+through the matrix.
+
+A training step is the forward pass and, for each of its products, the gradients that are asked for:
+
+    by the activations that go into it    as much again, 2 x in attention, where both factors are activations
+    by its matrix                         as much again, where that is trained
+
+so that it is 3 x forward where every parameter is trained. With a frozen base its matrices count 2 x, attention and
+adapters 3 x. Where nothing is trained but the last norm or the output layer, no gradient goes down the layers: they
+count once. What rematerialisation computes again is left out.
 """
 
 import dataclasses
+from collections.abc import Collection
 
 from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.lora_config import ADAPTABLE
 
-_FORWARD_AND_BACKWARD = 3
+_LAST_NORM = "final_norm/scale"
 
 # Dense bfloat16 FLOP/s of one jax device (a chip of two cores that jax shows as one device counts whole), by the
 # beginning of its `device_kind`; the first that fits counts. Source: the data sheets at cloud.google.com/tpu/docs, and
@@ -69,6 +80,7 @@ class ForwardFlops:
     fam_attention: int
     fam_mlp: int
     fam_prompt: int
+    adapters: int
     logits: int
 
     @property
@@ -105,13 +117,58 @@ def forward_flops(
         fam_attention=rows * attend * fam * (fam + memory.block_size) * num_written,
         fam_mlp=rows * mlp * fam * num_written,
         fam_prompt=layers * prompt if memory.fam_start == "prompt" else 0,
+        adapters=sum(count for path, count in matrix_flops(config, batch_size, length).items() if "/lora_" in path),
         logits=2 * batch_size * config.emb_dim * config.vocab_size * length,
     )
 
 
-def train_step_flops(config: TransformerConfig, batch_size: int, length: int, *, causal_discount: bool = True) -> int:
-    """Counts a training step on a batch [B, T]: 3 x forward."""
-    return _FORWARD_AND_BACKWARD * forward_flops(config, batch_size, length, causal_discount=causal_discount).total
+def train_step_flops(
+    config: TransformerConfig,
+    batch_size: int,
+    length: int,
+    trained: Collection[str] | None = None,
+    *,
+    causal_discount: bool = True,
+) -> int:
+    """Counts a training step on a batch [B, T]; see the module's text.
+
+    Args:
+      config: the model.
+      batch_size: rows [B].
+      length: tokens a row, padding included [T].
+      trained: paths of the parameters that are trained, as "layers/mlp/up/kernel"; None: all.
+      causal_discount: see `forward_flops`.
+    """
+    forward = forward_flops(config, batch_size, length, causal_discount=causal_discount)
+    if trained is None:
+        return 3 * forward.total
+    matrices = matrix_flops(config, batch_size, length)
+    of_matrices = sum(count for path, count in matrices.items() if path in trained)
+    if not set(trained) - {_LAST_NORM, "output/kernel"}:
+        return forward.total + of_matrices + (forward.logits if _LAST_NORM in trained else 0)
+    attention = forward.total - sum(matrices.values())
+    return 2 * forward.total + attention + of_matrices
+
+
+def matrix_flops(config: TransformerConfig, batch_size: int, length: int) -> dict[str, int]:
+    """The FLOPs of a forward call [B, T] in each matrix of the model, adapters included, by the parameter's path."""
+    memory, width = config.memory, config.emb_dim
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes = ((width, queries), (width, keys), (width, keys), (queries, width))
+    shapes += ((width, config.mlp_dim), (width, config.mlp_dim), (config.mlp_dim, width))
+    num_read, num_written = -(-length // memory.block_size), length // memory.block_size
+    from_prompt = memory.fam_length if memory.fam_start == "prompt" else 0
+    flops = {}
+    for path, (inputs, outputs) in zip(ADAPTABLE, shapes, strict=True):
+        blocks = num_read if path.endswith(("key/kernel", "value/kernel")) else num_written
+        rows = config.num_layers * (batch_size * (length + memory.fam_length * blocks) + from_prompt)
+        flops[path] = 2 * rows * inputs * outputs
+        if config.lora is not None and config.lora.adapts(path):
+            place = path.removesuffix("kernel")
+            flops[f"{place}lora_a"] = 2 * rows * inputs * config.lora.rank
+            flops[f"{place}lora_b"] = 2 * rows * config.lora.rank * outputs
+    head = "embedding/table" if config.tie_embeddings else "output/kernel"
+    return flops | {head: 2 * batch_size * length * width * config.vocab_size}
 
 
 def peak_flops(device_kind: str) -> float | None:

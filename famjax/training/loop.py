@@ -258,7 +258,7 @@ class Loop:
         diagnostics = {field.name: metrics.pop(field.name) for field in dataclasses.fields(Diagnostics)}
         length = self._feed.length(finished.stage)
         tokens = job.data.batch_size * length
-        flops = train_step_flops(job.model, job.data.batch_size, length)
+        flops = train_step_flops(job.model, job.data.batch_size, length, self._program.trained)
         self._clock.step_finished(tokens, int(metrics.pop("tokens")), flops)
         self._stages.append(int(metrics.pop("stage_after")))
         if self._stages[-1] > self._announced:

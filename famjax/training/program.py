@@ -20,8 +20,8 @@ from famjax.training import fam_prompt
 from famjax.training.config import TrainJob
 from famjax.training.evaluator import EvaluationSums, StreamedEvaluation, evaluation_step, streamed_evaluation_step
 from famjax.training.optimizer_sharding import optimizer_state_specs
-from famjax.training.optimizers import make_optimizer
-from famjax.training.parameter_paths import without
+from famjax.training.optimizers import frozen_parameters, make_optimizer
+from famjax.training.parameter_paths import path_name, without
 from famjax.training.state import TrainState, frozen_base, init_train_state
 from famjax.training.step import Metrics, ablated_loss, train_step
 from famjax.training.streaming import begin_stream
@@ -52,6 +52,13 @@ class Program:
     def shardings(self) -> TrainState:
         """Where every array of the train state lies."""
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    @functools.cached_property
+    def trained(self) -> frozenset[str]:
+        """Paths of the parameters that are trained."""
+        is_frozen = frozen_parameters(self.job.applied_optimizer, self.abstract_state.params)
+        leaves = jax.tree_util.tree_leaves_with_path(is_frozen)
+        return frozenset(path_name(path) for path, frozen in leaves if not frozen)
 
     def saved_part(self, state: TrainState) -> TrainState:
         """A state, or an abstract one, without the parameters that a frozen base gives: what a checkpoint holds."""

@@ -29,6 +29,7 @@ from famjax.inference.language_model import LanguageModel
 from famjax.inference.requests import generate, score_continuations, score_documents
 from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.pods.mesh import make_mesh, use_mesh
+from finetuned import MEMORY_ONLY, write_base, write_finetuning
 from tolerances import FLOAT32, assert_close
 
 TASKS = Path(__file__).parent / "lm_harness_tasks"
@@ -286,6 +287,17 @@ def test_model_args_open_the_model(checkpoint):
     memory = lm.model.config.memory
     assert (memory.block_size, memory.num_segments, memory.fam_length) == (4, 2, 0)
     assert (lm.model.batch_size, lm.seed) == (3, 5)
+
+
+def test_the_base_of_a_finetuning_that_moved(tmp_path):
+    """Guards against a base=... that is taken and not used."""
+    finetuning = write_finetuning(tmp_path, "user", write_base(tmp_path), **MEMORY_ONLY).model_dir
+    there = LanguageModel.open(finetuning)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="to where the base is now"):
+        FamjaxLM.create_from_arg_string(f"checkpoint={finetuning}")
+    here = FamjaxLM.create_from_arg_string(f"checkpoint={finetuning},base={tmp_path / 'moved'}")
+    assert here.model.fingerprint == there.fingerprint
 
 
 @pytest.mark.parametrize(

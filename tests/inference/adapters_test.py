@@ -1,7 +1,9 @@
 """One base on the devices, and what finetunings of it trained put on it one after the other."""
 
 import dataclasses
+import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from famjax.errors import CheckpointError, ConfigError
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.inference.infer import infer
+from famjax.inference.interactive import converse
 from famjax.inference.job_config import InferJob
 from famjax.inference.language_model import LanguageModel
 from famjax.pods.config import MeshConfig
@@ -149,3 +152,26 @@ def test_prompts_name_their_adapters(folder, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(missing)
     with pytest.raises(CheckpointError, match=r'nowhere \("adapter"\) does not exist'):
         infer(dataclasses.replace(job, output=str(tmp_path / "none.jsonl")))
+
+
+def test_an_adapter_in_a_terminal_session(folder, base, tmp_path, monkeypatch, capsys):
+    """Guards against "/adapter" that changes nothing, that keeps what another memory has read, or ends the session."""
+    sampling = SamplingConfig(max_new_tokens=32, temperature=1.0, stop_at_eos=False)
+    memory = MemoryOverrides(num_segments=0)
+    (tmp_path / "book.txt").write_text(TEXT)
+    lines = [f"/read {tmp_path / 'book.txt'}", "who?", f"/adapter {folder / 'first'}", "who?"]
+    mistakes = ["/adapter", f"/adapter {folder / 'elsewhere'}", f"/adapter {folder / 'base'}", "who?"]
+    typed = "".join(f"{line}\n" for line in (*lines, *mistakes))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+    here = base.with_memory(memory)
+    converse(here, InferJob(str(folder / "base"), interactive=True, sampling=sampling, memory=memory))
+    before = here.session()
+    before.read(TEXT)
+    adapted = opened(folder, "first", memory=memory).session().ask("who?", sampling).text
+    session = capsys.readouterr()
+    assert session.out == "".join(f"{text}\n" for text in (before.ask("who?", sampling).text, adapted, adapted))
+    assert adapted != here.session().ask("who?", sampling).text
+    missing, other, whole = session.err.splitlines()
+    assert missing == "/adapter PATH: the checkpoint is missing."
+    assert "is a finetuning of" in other
+    assert "holds all its parameters" in whole

@@ -1,14 +1,19 @@
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.extend.core import jaxprs_in_params
 
 from famjax.models.config import MemoryConfig, TransformerConfig
+from famjax.models.lora_config import LoraConfig
 from famjax.models.transformer import Transformer, init_params
-from famjax.training.flops import forward_flops, peak_flops, train_step_flops
+from famjax.training.finetuning_config import BASE_PATTERN
+from famjax.training.flops import forward_flops, matrix_flops, peak_flops, train_step_flops
 
 # D = 8, H = 4, K = 2, h = 2, I = 12, V = 10. FLOPs a token: query or out 2 * 8 * 4 * 2 = 128, key or value
 # 2 * 8 * 2 * 2 = 64, MLP 3 * 2 * 8 * 12 = 576, logits 2 * 8 * 10 = 160; a pair of query and key 2 * 2 * 4 * 2 = 32.
@@ -111,6 +116,34 @@ def test_a_prefix_is_not_carried_up():
     assert prefix == dataclasses.replace(forward_flops(GROUPED, 1, 10), fam_prompt=0)
 
 
+def test_an_adapter_by_hand():
+    """Guards against a branch that is not counted, counted for the wrong rows, or beside matrices without one."""
+    lora = LoraConfig(rank=5, patterns=("layers/attention/(key|out)/kernel", "layers/mlp/up/kernel"))
+    flops = forward_flops(dataclasses.replace(GROUPED, num_layers=2, lora=lora), 7, 10)
+    # D = 8, H h = 8, K h = 4, I = 12. FAM's 3 rows go through "key" in three blocks, through the others in two.
+    key, out, up = 2 * 5 * (8 + 4), 2 * 5 * (8 + 8), 2 * 5 * (8 + 12)
+    assert flops.adapters == 2 * (7 * ((10 + 9) * key + (10 + 6) * (out + up)) + 3 * (key + out + up))
+    plain = forward_flops(dataclasses.replace(GROUPED, num_layers=2), 7, 10)
+    assert dataclasses.replace(flops, adapters=0) == plain
+
+
+def test_frozen_parameters_by_hand():
+    """Guards against gradients that are counted and not computed, or computed and not counted."""
+    forward, matrices = forward_flops(GROUPED, 1, 10), matrix_flops(GROUPED, 1, 10)
+    attention = forward.token_attention + forward.fam_attention + 32 * 3 * 3
+    assert forward.total == attention + sum(matrices.values())
+    assert matrices["layers/mlp/up/kernel"] == (10 + 2 * 3 + 3) * 576 // 3
+    assert train_step_flops(GROUPED, 1, 10, trained=matrices) == 3 * forward.total
+    memory_only = train_step_flops(GROUPED, 1, 10, {"fam_prompt"})
+    assert memory_only == 2 * (forward.total - attention) + 3 * attention
+    up = train_step_flops(GROUPED, 1, 10, {"fam_prompt", "layers/mlp/up/kernel"})
+    assert up - memory_only == matrices["layers/mlp/up/kernel"]
+    untied = dataclasses.replace(GROUPED, tie_embeddings=False)
+    assert train_step_flops(untied, 1, 10, {"output/kernel"}) == forward.total + 1600
+    assert train_step_flops(untied, 1, 10, {"output/kernel", "final_norm/scale"}) == forward.total + 2 * 1600
+    assert train_step_flops(untied, 1, 10, {"embedding/table"}) == memory_only
+
+
 def test_a_training_step_is_three_forward_calls():
     """Guards against a step whose discount or factor differs from the forward call's."""
     assert train_step_flops(GROUPED, 2, 10) == 3 * forward_flops(GROUPED, 2, 10).total
@@ -153,6 +186,36 @@ def test_the_formulas_count_the_model_itself(fam_length, num_kv_heads):
     # Of the FAM that is left, each row of each layer has keys and values made for the next call, which counts them.
     left = 2 * 3 * fam_length * 2 * (2 * config.emb_dim * num_kv_heads * config.head_dim)
     assert products(traced.jaxpr) == forward_flops(config, 2, 12, causal_discount=False).total + left
+
+
+@pytest.mark.parametrize("fam_length", [0, 3])
+@pytest.mark.parametrize("case", ["all", "lora", "memory_only"])
+def test_the_formulas_count_the_gradient_itself(case, fam_length):
+    """Guards against a count of gradients that the step does not make, or makes besides."""
+    if case == "memory_only" and not fam_length:
+        pytest.skip("there is no memory to train")
+    lora = LoraConfig(rank=5, patterns=("layers/(attention/.*|mlp/down)/kernel",)) if case == "lora" else None
+    config = with_memory(GROUPED, num_segments=0, fam_length=fam_length)
+    config = dataclasses.replace(config, num_layers=3, lora=lora)
+    model = Transformer(config)
+    params = jax.eval_shape(lambda key: nn.meta.unbox(init_params(model, key)), jax.random.key(0))
+    flat = flatten_dict(params, sep="/")
+    trained = [path for path in flat if case == "all" or re.fullmatch(f"(?!{BASE_PATTERN}$).*", path)]
+    tokens = jnp.zeros((2, 12), jnp.int32)
+
+    def loss(chosen, others):
+        params = unflatten_dict({**others, **chosen}, sep="/")
+        return model.apply({"params": params}, tokens, method=Transformer.read_from_start).sum()
+
+    chosen = {path: flat.pop(path) for path in trained}
+    gradient = products(jax.make_jaxpr(jax.grad(loss))(chosen, flat).jaxpr)
+    # The tokens' scores, half of their attention, are computed again in the backward pass. Of the FAM that is left, keys
+    # and values are made for the next call, of which the scan makes gradients as of the others.
+    again = forward_flops(config, 2, 12, causal_discount=False).token_attention // 2
+    rows, width, keys = 2 * 3 * fam_length, config.emb_dim, config.num_kv_heads * config.head_dim
+    left = rows * 2 * (2 * width * keys) * (3 if case == "all" else 2)
+    left += rows * 2 * (2 * 5 * (width + keys)) * 3 if case == "lora" else 0
+    assert gradient == train_step_flops(config, 2, 12, trained, causal_discount=False) + again + left
 
 
 def test_peaks_of_known_devices():

@@ -6,6 +6,8 @@ import shutil
 from concurrent import futures
 from typing import Any, ClassVar
 
+import jax
+import numpy as np
 import pytest
 
 from famjax.errors import CheckpointError, DataError
@@ -19,6 +21,8 @@ from famjax.evaluation.scan.scoring import estimate_mean
 from famjax.inference.config import MemoryOverrides
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.programs import Clock
+from famjax.pods.config import MeshConfig
+from finetuned import MEMORY_ONLY, write_base, write_finetuning
 from scan_folders import make_scan, write_runs
 
 NOTHING = Asked((), "generate_until", ("exact_match",))
@@ -157,3 +161,22 @@ def test_ctrl_c_is_no_failure(job, cells, asked_of, tmp_path):
     """Guards against an interrupt that is recorded as a failed cell, after which the scan goes on."""
     with pytest.raises(KeyboardInterrupt):
         Evaluator(job, tmp_path).evaluate(cells[0], ready(error=KeyboardInterrupt()))
+
+
+def test_a_base_that_moved(tmp_path, monkeypatch):
+    """Guards against a scan of finetunings that looks for their base where it was, or reads another one."""
+    job = write_finetuning(tmp_path, "user", write_base(tmp_path), **MEMORY_ONLY)
+    there = LanguageModel.open(job.model_dir, mesh=MeshConfig(num_devices=1))
+    (tmp_path / "base").rename(tmp_path / "moved")
+    asked = []
+    outcome = Outcome("generate_until", "exact_match", {"exact_match": estimate_mean([1.0])}, 1, 5)
+    monkeypatch.setattr(evaluating, "ask", lambda model, *_: asked.append(model) or outcome)
+    scanned = make_scan(tmp_path, checkpoints=job.model_dir, mesh=MeshConfig(num_devices=1))
+    cell, *_ = make_cells(scanned, find_checkpoints(scanned.checkpoints, None), "bytes")
+    failed = Evaluator(scanned, tmp_path).evaluate(cell, ready())
+    assert "is a finetuning of" in failed["error"]
+    assert "does not exist" in failed["error"]
+    with_base = dataclasses.replace(scanned, base=str(tmp_path / "moved"))
+    assert Evaluator(with_base, tmp_path).evaluate(cell, ready())["status"] == "done"
+    (model,) = asked
+    jax.tree.map(np.testing.assert_array_equal, model.params, there.params)
