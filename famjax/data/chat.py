@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,7 +32,21 @@ class Chat:
 
     def prompt(self, messages: Sequence[Message], now: dt.datetime) -> NDArray[np.int32]:
         """Ids of a conversation up to where the assistant is to write [n]; see `ChatTemplate.prompt`."""
-        return self.encode(Rendered(self.template.prompt(messages, now), ())).tokens
+        return self.ids(self.template.prompt(messages, now))
+
+    def next_turn(self, question: str, now: dt.datetime) -> NDArray[np.int32]:
+        """Ids of what follows an answer, up to where the assistant is to write again [n]; see the template's."""
+        return self.ids(self.template.next_turn(question, now))
+
+    @functools.cached_property
+    def turn_end(self) -> int | None:
+        """The special token that ends the assistant's turns; None where none does."""
+        text = self.template.turn_end(dt.datetime.now())
+        return None if text is None else int(self.ids(text)[0])
+
+    def ids(self, text: str) -> NDArray[np.int32]:
+        """Ids of a text in which special tokens are written out [n]."""
+        return self.encode(Rendered(text, ())).tokens
 
     def conversation(self, messages: Sequence[Message], now: dt.datetime | None) -> Marked:
         """Tokens of a whole conversation; marked: the assistant's turns. See `ChatTemplate.conversation`."""

@@ -25,6 +25,8 @@ Message = Mapping[str, Any]
 
 # Noncharacters, which Unicode leaves to programs' own use: around what a template marks as generated.
 _BEGIN, _END = "\ufdd0", "\ufdd1"
+# In place of an answer that is not known.
+_ANSWER = "\ufdd2"
 # What a template that does not fit a conversation raises.
 _FAILURES = (
     jinja2.TemplateError,
@@ -54,7 +56,7 @@ class ChatTemplate:
     """A compiled chat template."""
 
     def __init__(self, source: str, place: str, special: Mapping[str, str], end_tokens: Sequence[str]) -> None:
-        """Compiles a template.
+        """Compiles a template, and keeps its `source`.
 
         Args:
           source: Jinja.
@@ -74,6 +76,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{place}: no chat template: line {error.lineno}: {error.message}") from error
+        self.source = source
         self._place, self._special, self._end_tokens = place, dict(special), tuple(end_tokens)
 
     def prompt(self, messages: Sequence[Message], now: dt.datetime) -> str:
@@ -87,6 +90,40 @@ class ChatTemplate:
           BadRecordError: the template does not fit the conversation.
         """
         return _unmarked(self._render(messages, now, add_generation_prompt=True)).text
+
+    def unfinished(self, messages: Sequence[Message], now: dt.datetime) -> str:
+        """The text of a conversation, up to the end of what its last message says: for an answer that is begun.
+
+        Raises:
+          BadRecordError: as `prompt`; or the template does not write that message out.
+        """
+        text, begun = _unmarked(self._render(messages, now)).text, messages[-1].get("content") or ""
+        for content in filter(None, (begun, begun.strip())):
+            before, found, _ = text.rpartition(content)
+            if found:
+                return before + found
+        raise BadRecordError(f"the chat template {self._place} writes the last message otherwise", "template_error")
+
+    def next_turn(self, question: str, now: dt.datetime) -> str:
+        """The text behind an answer of the assistant's: the end of its turn, a question, up to where it is to write.
+
+        Raises:
+          BadRecordError: as `prompt`; or the template does not write answers out.
+        """
+        contents = (("user", "?"), ("assistant", _ANSWER), ("user", question))
+        messages = [{"role": role, "content": content} for role, content in contents]
+        _, found, text = self.prompt(messages, now).partition(_ANSWER)
+        if not found:
+            raise BadRecordError(f"the chat template {self._place} leaves out what was answered", "template_error")
+        return text
+
+    def turn_end(self, now: dt.datetime) -> str | None:
+        """The special token that ends the assistant's turns; None where none does."""
+        try:
+            text = self.next_turn("?", now).lstrip()
+        except BadRecordError:
+            return None
+        return max((token for token in self._end_tokens if token and text.startswith(token)), key=len, default=None)
 
     def conversation(self, messages: Sequence[Message], now: dt.datetime | None) -> Rendered:
         """The text of a whole conversation, and what the assistant wrote in it.

@@ -24,6 +24,7 @@ class HarnessModelArgs:
       base: where the base of a finetuning is now; None: where it was.
       vocabulary: "bytes", or the path of a SentencePiece .model or of a tokenizer.json.
       pad_token, bos_token, eos_token: special tokens of a tokenizer.json, as written there.
+      chat_template: a file with a chat template, in place of the one beside the vocabulary.
       block_size: tokens in a block; None: as the model was trained.
       num_segments: past blocks that stay as keys and values; None: as the model was trained.
       with_fam: False reads without feedback memory.
@@ -38,6 +39,7 @@ class HarnessModelArgs:
     pad_token: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
+    chat_template: str | None = None
     block_size: int | None = None
     num_segments: int | None = None
     with_fam: bool = True
@@ -58,13 +60,17 @@ class HarnessModelArgs:
           ConfigError: the path is of no known kind, or special tokens are given to a vocabulary that brings its own.
         """
         if self.vocabulary.endswith(".json"):
-            return HuggingFaceVocabulary(self.vocabulary, self.pad_token, self.bos_token, self.eos_token)
+            return HuggingFaceVocabulary(
+                self.vocabulary, self.pad_token, self.bos_token, self.eos_token, self.chat_template
+            )
         if given := [name for name in _SPECIAL_TOKENS if getattr(self, name) is not None]:
             raise ConfigError(f"{_WHERE} {given[0]}=... is for a vocabulary=.../tokenizer.json only.")
-        if self.vocabulary == "bytes":
-            return ByteVocabulary()
         if self.vocabulary.endswith(".model"):
-            return SentencePieceVocabulary(self.vocabulary)
+            return SentencePieceVocabulary(self.vocabulary, self.chat_template)
+        if self.vocabulary == "bytes":
+            if self.chat_template is not None:
+                raise ConfigError(f"{_WHERE} chat_template=... is for a .model or a tokenizer.json, not for bytes.")
+            return ByteVocabulary()
         raise ConfigError(
             f"{_WHERE} vocabulary={self.vocabulary}; allowed: bytes, or the path of a .model (SentencePiece) or of a "
             "tokenizer.json."

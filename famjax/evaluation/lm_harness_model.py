@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import datetime as dt
 import itertools
 import json
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from lm_eval.utils import simple_parse_args_string
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from famjax.errors import ConfigError
+from famjax.data.chat_template import ChatTemplate, checked_messages
+from famjax.data.json_objects import BadRecordError
+from famjax.errors import ConfigError, DataError
 from famjax.evaluation.lm_harness_arguments import parse_model_args, sampling_config
 from famjax.inference.config import SamplingConfig
+from famjax.inference.conversations import until_turn_ends, without_beginning
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.reading import TokenScores
 from famjax.inference.requests import generate, score_continuations, score_documents
@@ -25,13 +29,15 @@ from famjax.training.restore import find_checkpoint
 
 # Context and continuation as text, then the tokens of each: what the harness hands to `_loglikelihood_tokens`.
 Pair = tuple[tuple[str, str], list[int], list[int]]
-_NO_CHAT = "famjax models have no chat template; leave out --apply_chat_template."
+_APPLY = "--apply_chat_template"
 
 
 class FamjaxLM(TemplateLM):
     """The three questions of the harness, asked of a LanguageModel.
 
-    The beginning token stands before every text, also before an empty one. A prompt is read whole, however long.
+    The beginning token stands before every text, also before an empty one. A prompt is read whole, however long. Where
+    the vocabulary has a chat template, special tokens that are written out in a text are these tokens, and an answer
+    ends with the turn.
     """
 
     def __init__(self, model: LanguageModel, seed: int = 0) -> None:
@@ -86,15 +92,43 @@ class FamjaxLM(TemplateLM):
         return self.model.vocabulary.fingerprint
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """There is none; asking for one is an error."""
-        if chat_template:
-            raise ConfigError(_NO_CHAT)
-        return ""
+        """The source of the chat template, which the harness writes beside its results; "" where none is asked for.
+
+        Raises:
+          ConfigError: the vocabulary has none, or one is asked for by a name.
+        """
+        if not chat_template:
+            return ""
+        template = self._template()
+        if isinstance(chat_template, str):
+            raise ConfigError(
+                f"{_APPLY} {chat_template}: a vocabulary has one chat template, without a name; leave it out. "
+                "--model_args chat_template=FILE takes another one."
+            )
+        return template.source
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """There is no chat template."""
-        del chat_history, add_generation_prompt
-        raise ConfigError(_NO_CHAT)
+        """A conversation as one text: up to where the assistant is to write, or up to the end of its last message.
+
+        Raises:
+          ConfigError: the vocabulary has no chat template.
+          DataError: the template does not fit the conversation.
+        """
+        template = self._template()
+        write = template.prompt if add_generation_prompt else template.unfinished
+        try:
+            return write(checked_messages(chat_history, "messages"), dt.datetime.now())
+        except BadRecordError as bad:
+            raise DataError(f"{_APPLY}: {bad}.") from None
+
+    def _template(self) -> ChatTemplate:
+        chat = self.model.vocabulary.chat
+        if chat is None:
+            raise ConfigError(
+                f"{_APPLY} needs a vocabulary with a chat template: chat_template.jinja, or in tokenizer_config.json, "
+                "beside the file that --model_args vocabulary=... names; or chat_template=FILE there."
+            )
+        return chat.template
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside the results: which parameters, and with which memory they were read."""
@@ -109,7 +143,13 @@ class FamjaxLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Ids of a text, without the beginning token, which the model reads before every text."""
         del add_special_tokens
-        return self.model.vocabulary.encode(string).tolist()
+        return self._encode(string).tolist()
+
+    def _encode(self, text: str) -> NDArray[np.int32]:
+        vocabulary = self.model.vocabulary
+        if vocabulary.chat is None:
+            return vocabulary.encode(text)
+        return without_beginning(vocabulary.chat.ids(text), vocabulary)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, and whether greedy decoding would give it."""
@@ -141,7 +181,7 @@ class FamjaxLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of each whole text, from the beginning token on, in one pass that carries the memory."""
-        documents = [self.model.vocabulary.encode(request.args[0]) for request in requests]
+        documents = [self._encode(request.args[0]) for request in requests]
         order = _longest_first(documents)
         results = [0.0] * len(requests)
         with tqdm(total=len(requests), desc="Running loglikelihood_rolling requests", disable=disable_tqdm) as progress:
@@ -155,7 +195,7 @@ class FamjaxLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """One answer to each prompt, without the text that stopped it."""
-        prompts = [self.model.vocabulary.encode(request.args[0]) for request in requests]
+        prompts = [self._encode(request.args[0]) for request in requests]
         samplings = self._samplings(requests)
         order = _longest_first(prompts)
         results = [""] * len(requests)
@@ -174,7 +214,7 @@ class FamjaxLM(TemplateLM):
         seen: collections.Counter[str] = collections.Counter()
         samplings = []
         for request in requests:
-            sampling = sampling_config(request.args[1], self.seed)
+            sampling = until_turn_ends(sampling_config(request.args[1], self.seed), self.model.vocabulary.chat)
             key = json.dumps(request.args[:2], sort_keys=True)
             samplings.append(dataclasses.replace(sampling, seed=sampling.seed + seen[key]))
             seen[key] += 1

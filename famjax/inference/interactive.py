@@ -8,6 +8,7 @@ Ctrl-D ends the session. It works without a terminal too, from a pipe: the stand
 import ast
 import contextlib
 import dataclasses
+import datetime as dt
 import sys
 import textwrap
 import time
@@ -20,8 +21,11 @@ from rich.status import Status
 
 from famjax.configuration.registry import parameter_types
 from famjax.configuration.value_types import TypeMismatch, convert, describe
+from famjax.data.chat import Chat
+from famjax.data.json_objects import BadRecordError
 from famjax.errors import ConfigError, DataError, FamjaxError
 from famjax.inference.config import SamplingConfig
+from famjax.inference.conversations import conversation_ids, until_turn_ends
 from famjax.inference.decoding import stop_token_ids
 from famjax.inference.job_config import QUESTION, InferJob
 from famjax.inference.language_model import LanguageModel
@@ -73,6 +77,7 @@ class _Conversation:
         self._model, self._job, self._sampling = model, job, job.sampling
         self._session = model.session()
         self._keep = False
+        self._is_answered = False  # whether what was read ends with an answer
         self._console = Console()
         self._is_terminal = sys.stdin.isatty() and self._console.is_terminal
         self._commands = {
@@ -91,6 +96,8 @@ class _Conversation:
     def begin(self) -> None:
         """Reads what the job says is to be read first."""
         self._note(f"{self._model.checkpoint.path}, step {self._model.checkpoint.step}. /help shows what can be typed.")
+        if self._chat:
+            self._note("Questions are written by the vocabulary's chat template (QUESTION_FORMAT = '{question}': not).")
         if self._job.snapshot is not None:
             self._load(self._job.snapshot)
         if self._job.document is not None:
@@ -128,9 +135,10 @@ class _Conversation:
     def _answer(self, question: str) -> None:
         """Prints an answer as it is drawn."""
         session = self._session if self._keep else self._session.copy()
-        session.read(_encodable(self._job.question_format.replace(QUESTION, question)))
+        self._ask(session, _encodable(question))
         began = time.monotonic()
-        decoding = self._model.decoding(session.context, self._sampling)
+        self._is_answered = self._keep or self._is_answered
+        decoding = self._model.decoding(session.context, until_turn_ends(self._sampling, self._chat))
         try:
             for piece in decoding.stream():
                 self._print(piece)
@@ -141,6 +149,31 @@ class _Conversation:
         rate = len(answer.tokens) / max(time.monotonic() - began, 1e-9)
         self._note(f"({answer.finish_reason}, {len(answer.tokens)} tokens, {format_count(rate)} tokens/s)")
 
+    @property
+    def _chat(self) -> Chat | None:
+        """What writes questions, where no form of them is set."""
+        return self._model.vocabulary.chat if self._job.question_format is None else None
+
+    def _ask(self, session: Session, question: str) -> None:
+        """Reads a question, in its form."""
+        if self._chat is None:
+            session.read((self._job.question_format or QUESTION).replace(QUESTION, question))
+            return
+        messages = [{"role": "user", "content": question}]
+        try:
+            if self._is_answered:
+                ids = self._chat.next_turn(question, dt.datetime.now())
+            else:
+                goes_on = session.num_tokens > 0
+                ids = conversation_ids(self._chat, self._model.vocabulary, messages, goes_on=goes_on)
+        except BadRecordError as bad:
+            raise DataError(f"The question cannot be asked: {bad}.") from None
+        session.read_tokens(ids)
+
+    def _go_on_from(self, session: Session) -> None:
+        """Puts something else in place of what was read, or more; a conversation begins anew behind it."""
+        self._session, self._is_answered = session, False
+
     def _read(self, path: str) -> None:
         _require(path, "/read FILE")
         before, began = self._session.num_tokens, time.monotonic()
@@ -150,7 +183,7 @@ class _Conversation:
         session = Session(self._model, context)
         if session.num_tokens == before:
             raise DataError(f"{path} is empty: there is nothing to read.")
-        self._session = session
+        self._go_on_from(session)
         count, seconds = session.num_tokens - before, time.monotonic() - began
         self._note(f"{path}: {count} tokens in {seconds:.1f} s ({format_count(count / max(seconds, 1e-9))} tokens/s)")
 
@@ -176,7 +209,9 @@ class _Conversation:
     def _status(self, _: str) -> None:
         settings = ", ".join(f"{name} {getattr(self._sampling, name)!r}" for name in _SETTINGS)
         keep = "on" if self._keep else "off"
-        self._tell(f"{self._session.num_tokens} tokens read; keep {keep}; {settings}\n")
+        form = "as they are" if self._job.question_format is None else f"as {self._job.question_format!r}"
+        form = "by the chat template" if self._chat else form
+        self._tell(f"{self._session.num_tokens} tokens read; keep {keep}; questions {form}; {settings}\n")
 
     def _save(self, path: str) -> None:
         _require(path, "/save FILE")
@@ -185,18 +220,18 @@ class _Conversation:
 
     def _load(self, path: str) -> None:
         _require(path, "/load FILE")
-        self._session = self._model.load(path)
+        self._go_on_from(self._model.load(path))
         self._note(f"{path}: {self._session.num_tokens} tokens")
 
     def _adapt(self, path: str) -> None:
         if not path:
             raise ConfigError("/adapter PATH: the checkpoint is missing.")
         self._model = self._model.with_adapter(path, memory=self._job.memory)
-        self._session = self._model.session()
+        self._go_on_from(self._model.session())
         self._note(f"{self._model.checkpoint.path}, step {self._model.checkpoint.step}")
 
     def _reset(self, _: str) -> None:
-        self._session = self._model.session()
+        self._go_on_from(self._model.session())
 
     def _quit(self, _: str) -> None:
         self.go_on = False

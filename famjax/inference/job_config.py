@@ -28,7 +28,8 @@ class InferJob:
       document: a text file that is read before every prompt, once; a record's own "document" or "snapshot" comes first.
       snapshot: a saved session that every prompt goes on from, in place of a document.
       interactive: in place of prompts from files, a terminal session: questions are typed in.
-      question_format: what the model reads of a question in an interactive session; {question} is what was typed.
+      question_format: what the model reads of a question in an interactive session; {question} is what was typed. None:
+        what the vocabulary's chat template makes of it, where there is one; otherwise the question as it is.
       sampling: how answers are drawn, and where they end.
       memory: another memory than in training.
       vocabulary: that the checkpoint was trained with.
@@ -44,7 +45,7 @@ class InferJob:
     document: str | None = None
     snapshot: str | None = None
     interactive: bool = False
-    question_format: str = QUESTION
+    question_format: str | None = None
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     memory: MemoryOverrides = dataclasses.field(default_factory=MemoryOverrides)
     vocabulary: VocabularyConfig = ByteVocabulary()
@@ -62,7 +63,7 @@ class InferJob:
             raise ConfigError(f"InferJob.prompts = {self.prompts!r}; allowed: '-' alone, or paths.")
         if self.document is not None and self.snapshot is not None:
             raise ConfigError("InferJob.document and snapshot are both set; allowed: one of them, or none.")
-        if QUESTION not in self.question_format:
+        if self.question_format is not None and QUESTION not in self.question_format:
             raise ConfigError(f"InferJob.question_format = {self.question_format!r} lacks {QUESTION}.")
         for name in _without_effect(self):
             raise ConfigError(f"{name} has no effect with InferJob.interactive = {self.interactive}.")
@@ -76,7 +77,7 @@ class InferJob:
 def _without_effect(job: InferJob) -> list[str]:
     """Settings that the kind of run does not look at, and that somebody has set."""
     if not job.interactive:
-        return ["InferJob.question_format"] if job.question_format != QUESTION else []
+        return ["InferJob.question_format"] if job.question_format is not None else []
     changed = {
         "InferJob.prompts": job.prompts != STANDARD_STREAM,
         "InferJob.prompt_format": job.prompt_format != "json_lines",

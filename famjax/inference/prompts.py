@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime as dt
 import glob
 import hashlib
 import itertools
@@ -25,6 +24,7 @@ from famjax.data.pieces import encode_piece
 from famjax.data.vocabularies import Vocabulary
 from famjax.errors import ConfigError, DataError
 from famjax.inference.config import SamplingConfig
+from famjax.inference.conversations import conversation_ids, until_turn_ends
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
 from famjax.inference.prompt_records import read_records
 from famjax.inference.text_stream import encode_stream, open_bytes, read_text
@@ -181,7 +181,9 @@ def _numbered(job: InferJob, vocabulary: Vocabulary, files: Mapping[str, Path]) 
 
 def _of_record(job: InferJob, vocabulary: Vocabulary, index: int, place: str, record: dict[str, Any]) -> Prompt:
     start = Start(record.get("document", ""), record.get("snapshot", "")) or _default_start(job)
+    sampling = _sampling(job, index, record)
     if "messages" in record:
+        sampling = until_turn_ends(sampling, vocabulary.chat)
         content: str | NDArray[np.int32] = _chat_ids(record["messages"], vocabulary, start, place)
     else:
         content = record["prompt"] if "prompt" in record else _checked_ids(record["tokens"], vocabulary, place)
@@ -191,7 +193,7 @@ def _of_record(job: InferJob, vocabulary: Vocabulary, index: int, place: str, re
         record=record,
         content=content,
         start=start,
-        sampling=_sampling(job, index, record),
+        sampling=sampling,
     )
 
 
@@ -208,18 +210,15 @@ def _default_start(job: InferJob) -> Start:
 
 
 def _chat_ids(messages: Any, vocabulary: Vocabulary, start: Start, place: str) -> NDArray[np.int32]:
-    """Ids of a conversation up to where the assistant is to write.
-
-    A beginning token that the template writes is left out where the conversation begins the text: there it is read
-    anyway.
-    """
+    """Ids of a conversation up to where the assistant is to write."""
     if vocabulary.chat is None:
         raise ConfigError(f'{place}: "messages" need a vocabulary with a chat template (VOCABULARY). {NO_TEMPLATE}')
     try:
-        ids = vocabulary.chat.prompt(checked_messages(messages, "messages"), dt.datetime.now())
+        return conversation_ids(
+            vocabulary.chat, vocabulary, checked_messages(messages, "messages"), goes_on=bool(start)
+        )
     except BadRecordError as bad:
         raise DataError(f"{place}: {bad}.") from None
-    return ids[1:] if not start and ids.size and ids[0] == vocabulary.bos_id else ids
 
 
 def _checked_ids(tokens: list[int], vocabulary: Vocabulary, place: str) -> NDArray[np.int32]:

@@ -154,12 +154,12 @@ def matrix_flops(config: TransformerConfig, batch_size: int, length: int) -> dic
     """The FLOPs of a forward call [B, T] in each matrix of the model, adapters included, by the parameter's path."""
     memory, width = config.memory, config.emb_dim
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes = ((width, queries), (width, keys), (width, keys), (queries, width))
-    shapes += ((width, config.mlp_dim), (width, config.mlp_dim), (config.mlp_dim, width))
+    of_attention = ((width, queries), (width, keys), (width, keys), (queries, width))
+    of_mlp = ((width, config.mlp_dim), (width, config.mlp_dim), (config.mlp_dim, width))
     num_read, num_written = -(-length // memory.block_size), length // memory.block_size
     from_prompt = memory.fam_length if memory.fam_start == "prompt" else 0
     flops = {}
-    for path, (inputs, outputs) in zip(ADAPTABLE, shapes, strict=True):
+    for path, (inputs, outputs) in zip(ADAPTABLE, of_attention + of_mlp, strict=True):
         blocks = num_read if path.endswith(("key/kernel", "value/kernel")) else num_written
         rows = config.num_layers * (batch_size * (length + memory.fam_length * blocks) + from_prompt)
         flops[path] = 2 * rows * inputs * outputs

@@ -8,8 +8,9 @@ import pytest
 import tokenizers
 
 from famjax.data.chat import mark_by_places
-from famjax.data.chat_template import Rendered
+from famjax.data.chat_template import ChatTemplate, Rendered
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary
+from famjax.data.json_objects import BadRecordError
 from famjax.data.vocabularies import make_vocabulary
 from vocabulary_files import (
     CHATML_SPECIAL,
@@ -148,3 +149,30 @@ def test_a_template_of_ones_own(tmp_path):
     theirs = make_vocabulary(HuggingFaceVocabulary(path))
     assert mine.decode(mine.chat.prompt(CHAT[2:], NOW)) == "Bye??"
     assert mine.fingerprint != theirs.fingerprint
+
+
+@pytest.mark.parametrize(("family", "end"), [("chatml", "<|im_end|>"), ("headers", "<|eot_id|>")])
+def test_turn_after_turn(family, end, tmp_path):
+    """Guards against a conversation that, read turn by turn, is another than the whole, and turns that do not end."""
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(train_chat_tokenizer(tmp_path, family)))
+    chat = vocabulary.chat
+    answer = vocabulary.encode(CHAT[1]["content"])
+    by_turns = np.concatenate([chat.prompt(CHAT[:1], NOW), answer, chat.next_turn(CHAT[2]["content"], NOW)])
+    np.testing.assert_array_equal(by_turns, chat.prompt(CHAT[:3], NOW))
+    assert chat.turn_end == vocabulary.encode(end).tolist()[0]
+    assert chat.template.unfinished(CHAT[:2], NOW) == chat.template.prompt(CHAT[:1], NOW) + CHAT[1]["content"]
+
+
+def test_a_template_without_answers():
+    """Guards against turns joined where the template shows no place between them, and against an end that is none."""
+    plain = ChatTemplate(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "a.jinja", {}, ("?",)
+    )
+    assert plain.turn_end(NOW) is None
+    with pytest.raises(BadRecordError, match=r"a\.jinja leaves out what was answered"):
+        plain.next_turn("Bye?", NOW)
+    with pytest.raises(BadRecordError, match=r"a\.jinja writes the last message otherwise"):
+        plain.unfinished(CHAT[:2], NOW)
+    text = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "a.jinja", {}, ("",))
+    assert text.turn_end(NOW) is None
+    assert text.next_turn("Bye?", NOW) == "\nuser: Bye?\n"

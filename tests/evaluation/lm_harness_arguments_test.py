@@ -20,19 +20,28 @@ def test_defaults():
 def test_every_argument():
     """Guards against an argument that is taken and not used, and against --batch_size, which comes as text."""
     args = parse_model_args(
-        {"checkpoint": 460, "vocabulary": "a/tokenizer.json", "eos_token": "</s>", "block_size": 64, "num_segments": 0}
+        {
+            "checkpoint": 460,
+            "vocabulary": "a/tokenizer.json",
+            "eos_token": "</s>",
+            "chat_template": "b.jinja",
+            "block_size": 64,
+            "num_segments": 0,
+        }
         | {"with_fam": False, "batch_size": "8", "chunk_blocks": 2, "seed": 3, "trust_remote_code": True}
     )
     assert args.checkpoint == "460", "a folder may be named as a number is"
-    assert args.vocabulary_config == HuggingFaceVocabulary("a/tokenizer.json", eos_token="</s>")
+    assert args.vocabulary_config == HuggingFaceVocabulary(
+        "a/tokenizer.json", eos_token="</s>", chat_template="b.jinja"
+    )
     assert args.memory == MemoryOverrides(64, 0, with_fam=False)
     assert (args.batch_size, args.chunk_blocks, args.seed) == (8, 2, 3)
 
 
 def test_sentencepiece():
     """Guards against a .model read as another kind."""
-    args = parse_model_args({"checkpoint": "run", "vocabulary": "a.model"})
-    assert args.vocabulary_config == SentencePieceVocabulary("a.model")
+    args = parse_model_args({"checkpoint": "run", "vocabulary": "a.model", "chat_template": "b.jinja"})
+    assert args.vocabulary_config == SentencePieceVocabulary("a.model", "b.jinja")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +59,7 @@ def test_sentencepiece():
         ({"with_fam": 0}, "with_fam=0; allowed: True, False"),
         ({"device": "cuda:0"}, "JAX chooses the device"),
         ({"vocabulary": "gpt2"}, "vocabulary=gpt2; allowed: bytes, or the path"),
+        ({"chat_template": "a.jinja"}, "chat_template=... is for a .model or a tokenizer.json, not for bytes"),
         ({"bos_token": "<s>"}, "bos_token=.* is for a vocabulary=.*tokenizer.json only"),
     ],
 )

@@ -1,5 +1,7 @@
 """The real lm-evaluation-harness on local tasks, with a famjax model; famjax's own scoring is the reference."""
 
+import dataclasses
+import datetime as dt
 import functools
 import json
 import os
@@ -20,6 +22,8 @@ import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 from lm_harness_checkpoint import save_talkative_checkpoint
 
+from famjax.data.config import HuggingFaceVocabulary
+from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.evaluation import lm_harness, lm_harness_model
 from famjax.evaluation.lm_harness import evaluate_harness_task, register
@@ -30,7 +34,9 @@ from famjax.inference.requests import generate, score_continuations, score_docum
 from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.pods.mesh import make_mesh, use_mesh
 from finetuned import MEMORY_ONLY, write_base, write_finetuning
+from tiny_language_model import make_model
 from tolerances import FLOAT32, assert_close
+from vocabulary_files import HEADERS, train_chat_tokenizer
 
 TASKS = Path(__file__).parent / "lm_harness_tasks"
 NAMES = ("famjax_generate", "famjax_choice", "famjax_rolling", "famjax_last_word")
@@ -250,7 +256,7 @@ def test_the_command_tells_mistakes_in_one_line(monkeypatch, capsys, checkpoint,
     assert error.startswith("--model_args blocks=... does not exist; allowed: checkpoint")
     monkeypatch.setattr(sys, "argv", [*arguments, "--model_args", f"checkpoint={checkpoint}", "--apply_chat_template"])
     assert lm_harness.main() == ConfigError.exit_code
-    assert "have no chat template; leave out --apply_chat_template" in capsys.readouterr().err
+    assert "--apply_chat_template needs a vocabulary with a chat template" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", [*arguments, "--model_args", "checkpoint=/no/run"])
     assert lm_harness.main() == CheckpointError.exit_code
     assert "/no/run (--model_args checkpoint=...) does not exist" in capsys.readouterr().err
@@ -258,9 +264,56 @@ def test_the_command_tells_mistakes_in_one_line(monkeypatch, capsys, checkpoint,
 
 def test_a_chat_template_is_refused_before_anything_is_read(model):
     """Guards against a template that is asked for and left out, where a task builds no chat."""
-    with pytest.raises(ConfigError, match="have no chat template"):
+    with pytest.raises(ConfigError, match="needs a vocabulary with a chat template"):
         FamjaxLM(model).chat_template(True)
     assert not FamjaxLM(model).chat_template(False)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """A model with random parameters, whose vocabulary has a chat template."""
+    path = train_chat_tokenizer(tmp_path_factory.mktemp("vocabulary"), "headers")
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(path))
+    return dataclasses.replace(make_model(vocab_size=vocabulary.vocab_size), vocabulary=vocabulary)
+
+
+def test_prompts_by_a_chat_template(chat_model, tasks, questions, monkeypatch):
+    """Guards against a template that is left out, a second beginning token, and an answer that goes on behind its turn."""
+    asked = []
+    monkeypatch.setattr(
+        lm_harness_model, "generate", lambda model, *requests: asked.append(requests) or generate(model, *requests)
+    )
+    lm_eval.simple_evaluate(
+        model=FamjaxLM(chat_model),
+        tasks=[GENERATE],
+        task_manager=lm_eval.tasks.TaskManager(include_path=tasks),
+        apply_chat_template=True,
+        limit=2,
+        bootstrap_iters=0,
+    )
+    ((prompts, samplings),) = asked
+    chat = chat_model.vocabulary.chat
+    turns = [{"role": "user", "content": question["prompt"]} for question in questions[:2]]
+    expected = [chat.prompt([turn], dt.datetime.now())[1:].tolist() for turn in turns]
+    assert sorted(prompt.tolist() for prompt in prompts) == sorted(expected)
+    assert chat_model.vocabulary.bos_id not in prompts[0]
+    (end_of_turn,) = chat.ids("<|eot_id|>")
+    assert all(end_of_turn in sampling.stop_tokens for sampling in samplings)
+
+
+def test_what_a_chat_template_is_asked_for(chat_model, tmp_path):
+    """Guards against an answer that is begun and closed at once, and mistakes that end in a traceback."""
+    lm = FamjaxLM(chat_model)
+    assert lm.chat_template(True) == HEADERS
+    with pytest.raises(ConfigError, match="tool_use: a vocabulary has one chat template, without a name"):
+        lm.chat_template("tool_use")
+    begun = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The key is "}]
+    text = lm.apply_chat_template(begun, add_generation_prompt=False)
+    assert text.startswith("<|begin_of_text|>")
+    assert text.endswith("<|end_header_id|>\n\nThe key is")
+    assert lm.tok_encode(text) == chat_model.vocabulary.encode(text)[1:].tolist()
+    with pytest.raises(DataError, match="--apply_chat_template: .*A conversation begins with a system or user message"):
+        lm.apply_chat_template(begun[1:])
 
 
 def test_lm_eval_is_optional(monkeypatch, capsys):

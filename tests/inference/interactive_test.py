@@ -1,16 +1,21 @@
 """famjax.inference.interactive: a session typed into a pipe."""
 
+import dataclasses
+import datetime as dt
 import io
 import sys
 
 import pytest
-from tiny_language_model import make_model
 
+from famjax.data.config import HuggingFaceVocabulary
+from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import CheckpointError, DataError
 from famjax.inference import interactive as module
 from famjax.inference.config import SamplingConfig
 from famjax.inference.interactive import converse
 from famjax.inference.job_config import InferJob
+from tiny_language_model import make_model
+from vocabulary_files import train_chat_tokenizer
 
 SAMPLING = SamplingConfig(max_new_tokens=5, stop_at_eos=False)
 TEXT = "A text about grass. " * 3
@@ -34,7 +39,7 @@ def document(tmp_path):
 def printed(model, monkeypatch, capsys):
     """Runs a session of typed lines; returns its standard output (out) and error (err)."""
 
-    def run(*lines, **changes):
+    def run(*lines, model=model, **changes):
         text = "".join(f"{line}\n" for line in lines)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         converse(model, InferJob("run", **{"interactive": True, "sampling": SAMPLING, **changes}))
@@ -99,13 +104,58 @@ def test_settings(model, printed):
     session = printed("/set max_new_tokens 2", "/set temperature 1.5", "/set seed 4", "who?", "/status")
     expected = answers(model, "who?", sampling=two)
     assert session.out == expected
-    assert "0 tokens read; keep off; max_new_tokens 2, temperature 1.5" in session.err
+    assert "0 tokens read; keep off; questions as they are; max_new_tokens 2, temperature 1.5" in session.err
     assert expected != answers(model, "who?")[: len(expected)]
 
 
 def test_the_form_of_a_question(model, typed):
     """Guards against a form that is not read, or read in place of the question."""
     assert typed("who?", question_format="Q: {question}\nA:") == answers(model, "Q: who?\nA:")
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """A model with random parameters, whose vocabulary has a chat template."""
+    path = train_chat_tokenizer(tmp_path_factory.mktemp("vocabulary"), "headers")
+    vocabulary = make_vocabulary(HuggingFaceVocabulary(path))
+    return dataclasses.replace(make_model(vocab_size=vocabulary.vocab_size), vocabulary=vocabulary)
+
+
+def say(session, ids):
+    """What a session says behind some ids, as the standard output has it; it has read all of it then."""
+    session.read_tokens(ids)
+    ends = (session.model.vocabulary.chat.turn_end,)
+    return session.generate(dataclasses.replace(SAMPLING, stop_tokens=ends)).text + "\n"
+
+
+def test_questions_by_the_chat_template(chat_model, printed, document):
+    """Guards against a chat model that is asked without its template, or with the beginning token doubled or lost."""
+    chat, now = chat_model.vocabulary.chat, dt.datetime.now()
+    asked = chat.prompt([{"role": "user", "content": "who?"}], now)
+    session = printed("who?", "who?", "/status", model=chat_model)
+    assert session.out == say(chat_model.session(), asked[1:]) * 2
+    assert "questions by the chat template" in session.err
+    behind = chat_model.session()
+    behind.read(TEXT)
+    assert printed("who?", document=str(document), model=chat_model).out == say(behind, asked)
+    plain = printed("who?", question_format="{question}", model=chat_model).out
+    assert plain == answers(chat_model, "who?")
+    assert plain != say(chat_model.session(), asked[1:])
+
+
+def test_a_conversation_by_the_chat_template(chat_model, printed, document):
+    """Guards against turns that are not ended, or begin the conversation anew; and one that goes on behind a reset."""
+    chat, now, session = chat_model.vocabulary.chat, dt.datetime.now(), chat_model.session()
+    asked = chat.prompt([{"role": "user", "content": "one"}], now)[1:]
+    first = say(session, asked)
+    kept = session.copy()
+    second = say(session, chat.next_turn("two", now))
+    third = say(session.copy(), chat.next_turn("three", now))
+    typed = ("/keep on", "one", "two", "/keep off", "three", "three", "/reset", "one")
+    assert printed(*typed, model=chat_model).out == first + second + third * 2 + first
+    kept.read_tokens(chat_model.vocabulary.encode(TEXT))
+    anew = say(kept, chat.prompt([{"role": "user", "content": "two"}], now))
+    assert printed("/keep on", "one", f"/read {document}", "two", model=chat_model).out == first + anew
 
 
 @pytest.mark.parametrize(

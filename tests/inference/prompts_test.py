@@ -194,17 +194,19 @@ def open_chats(folder, *records):
 
 
 def test_messages(tmp_path):
-    """Guards against a conversation written otherwise than in training, and a beginning token that is read twice."""
+    """Guards against a conversation written otherwise than in training, a beginning token read twice, no end of a turn."""
     (tmp_path / "book.txt").write_text("a book")
     messages = [{"role": "user", "content": "Hi "}]
     opened, vocabulary = open_chats(
         tmp_path, {"messages": messages}, {"messages": messages, "document": str(tmp_path / "book.txt")}
     )
     with opened as prompts:
-        first, behind = (np.concatenate(list(prompt.encode(vocabulary))) for prompt in prompts.read())
+        read = list(prompts.read())
+        first, behind = (np.concatenate(list(prompt.encode(vocabulary))) for prompt in read)
     text = "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     np.testing.assert_array_equal(first, vocabulary.encode(text))
     np.testing.assert_array_equal(behind, [vocabulary.bos_id, *first])
+    assert {prompt.sampling.stop_tokens for prompt in read} == {tuple(vocabulary.encode("<|eot_id|>").tolist())}
 
 
 @pytest.mark.parametrize(

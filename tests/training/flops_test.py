@@ -209,8 +209,8 @@ def test_the_formulas_count_the_gradient_itself(case, fam_length):
 
     chosen = {path: flat.pop(path) for path in trained}
     gradient = products(jax.make_jaxpr(jax.grad(loss))(chosen, flat).jaxpr)
-    # The tokens' scores, half of their attention, are computed again in the backward pass. Of the FAM that is left, keys
-    # and values are made for the next call, of which the scan makes gradients as of the others.
+    # The tokens' scores, half of their attention, are computed again in the backward pass. Of the FAM that is left,
+    # keys and values are made for the next call, of which the scan makes gradients as of the others.
     again = forward_flops(config, 2, 12, causal_discount=False).token_attention // 2
     rows, width, keys = 2 * 3 * fam_length, config.emb_dim, config.num_kv_heads * config.head_dim
     left = rows * 2 * (2 * width * keys) * (3 if case == "all" else 2)
