@@ -194,7 +194,7 @@ def open_chats(folder, *records):
 
 
 def test_messages(tmp_path):
-    """Guards against a conversation written otherwise than in training, a beginning token read twice, no end of a turn."""
+    """Guards against a conversation written otherwise than in training, a beginning token twice, an endless turn."""
     (tmp_path / "book.txt").write_text("a book")
     messages = [{"role": "user", "content": "Hi "}]
     opened, vocabulary = open_chats(
