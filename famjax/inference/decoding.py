@@ -250,7 +250,7 @@ def _stop_tokens(samplings: Sequence[SamplingConfig], vocabulary: Vocabulary) ->
         ids = [number for token in sampling.stop_tokens for number in stop_token_ids(token, vocabulary)]
         if sampling.stop_at_eos and vocabulary.eos_id is not None:
             ids.append(vocabulary.eos_id)
-        rows.append(ids)
+        rows.append(list(dict.fromkeys(ids)))
     width = max(map(len, rows))
     return np.array([ids + [-1] * (width - len(ids)) for ids in rows], np.int32).reshape(len(rows), width)
 

@@ -298,6 +298,7 @@ def test_evaluation_has_a_state_of_its_own(tmp_path):
         ({"eval_data": {"mixture_or_task_name": "recall"}}, r"(?s)TrainJob\.eval_data: .*Streaming\.evaluate=False"),
         ({"memory": {"fam_length": 0, "num_segments": 0}}, r"needs a memory to carry from step to step"),
         ({"streaming": Streaming()}, None),
+        ({"data": {"mixture_or_task_name": "instructions"}}, None),
         ({"eval_data": {"mixture_or_task_name": "recall"}, "streaming": Streaming(True, evaluate=False)}, None),
     ],
 )
