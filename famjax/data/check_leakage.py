@@ -8,9 +8,10 @@ from famjax.configuration.arguments import parse_arguments
 from famjax.errors import ConfigError, DataError, FamjaxError
 
 DESCRIPTION = """\
-Reads documents, or records of instructions, as training would stream them (STREAM_DOCUMENTS), with a small random model
-that has the run's memory, and replaces everything that lies before one's beginning: nothing behind it may change, and no
-gradient may come from there. Takes the run's own flags, those of `famjax`: --gin_file=FILE ..., --gin.NAME=VALUE ...
+Reads documents, or records of instructions, as training would stream them (STREAM_DOCUMENTS), with a small random
+model that has the run's memory, and replaces everything that lies before a document's beginning: nothing behind it may
+change, and no gradient may come from there. Takes the run's own flags, those of `famjax`: --gin_file=FILE ...,
+--gin.NAME=VALUE ...
 
 Exit codes: 0 nothing leaks, 2 configuration, 3 something leaks, or the data cannot be read.
 """

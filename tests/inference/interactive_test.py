@@ -14,6 +14,7 @@ from famjax.inference import interactive as module
 from famjax.inference.config import SamplingConfig
 from famjax.inference.interactive import converse
 from famjax.inference.job_config import InferJob
+from famjax.inference.session import Session
 from tiny_language_model import make_model
 from vocabulary_files import train_chat_tokenizer
 
@@ -143,7 +144,7 @@ def test_questions_by_the_chat_template(chat_model, printed, document):
     assert plain != say(chat_model.session(), asked[1:])
 
 
-def test_a_conversation_by_the_chat_template(chat_model, printed, document):
+def test_a_conversation_by_the_chat_template(chat_model, printed, document, monkeypatch):
     """Guards against turns that are not ended, or begin the conversation anew; and one that goes on behind a reset."""
     chat, now, session = chat_model.vocabulary.chat, dt.datetime.now(), chat_model.session()
     asked = chat.prompt([{"role": "user", "content": "one"}], now)[1:]
@@ -151,11 +152,19 @@ def test_a_conversation_by_the_chat_template(chat_model, printed, document):
     kept = session.copy()
     second = say(session, chat.next_turn("two", now))
     third = say(session.copy(), chat.next_turn("three", now))
+    kept.read_tokens(chat_model.vocabulary.encode(TEXT))
+    begun = chat.prompt([{"role": "user", "content": "two"}], now)
+    anew = say(kept, begun)
+    # A random model may say the same behind other ids.
+    read, read_tokens = [], Session.read_tokens
+    monkeypatch.setattr(Session, "read_tokens", lambda self, ids: read.append(ids.tolist()) or read_tokens(self, ids))
     typed = ("/keep on", "one", "two", "/keep off", "three", "three", "/reset", "one")
     assert printed(*typed, model=chat_model).out == first + second + third * 2 + first
-    kept.read_tokens(chat_model.vocabulary.encode(TEXT))
-    anew = say(kept, chat.prompt([{"role": "user", "content": "two"}], now))
+    two, three = (chat.next_turn(question, now).tolist() for question in ("two", "three"))
+    assert read == [asked.tolist(), two, three, three, asked.tolist()]
+    read.clear()
     assert printed("/keep on", "one", f"/read {document}", "two", model=chat_model).out == first + anew
+    assert read == [asked.tolist(), begun.tolist()]
 
 
 @pytest.mark.parametrize(
