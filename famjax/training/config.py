@@ -1,132 +1,37 @@
 """What a training run is: frozen settings that check themselves. Imports neither jax nor tensorflow."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
+from famjax.training.curriculum_config import Curriculum, Stage
 from famjax.training.finetuning_config import BASE_PATTERN, Finetuning
+from famjax.training.optimizer_config import Adafactor, AdamW, OptimizerConfig, Schedule
 from famjax.training.streaming_config import Streaming, check_streaming
-from famjax.validation import require_above, require_at_least, require_choice, require_fraction
+from famjax.validation import require_at_least, require_choice, require_fraction
 
-Decay = Literal["constant", "linear", "cosine", "rsqrt"]
+# What a TrainJob is made of, from one place.
+__all__ = [
+    "Adafactor",
+    "AdamW",
+    "CheckpointConfig",
+    "Curriculum",
+    "LoggingConfig",
+    "LossConfig",
+    "OptimizerConfig",
+    "RestoreConfig",
+    "Retention",
+    "Schedule",
+    "Stage",
+    "StatePassing",
+    "TrainJob",
+]
+
 EvaluationMetric = Literal["loss", "accuracy", "answer_accuracy", "exact_match"]
 FamPromptInit = Literal["random", "embedding"]
-StageMetric = Literal["accuracy", "answer_accuracy", "exact_match"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """A learning rate: a linear warm-up from 0 to `peak`, then a decay.
-
-    Attributes:
-      peak: the rate at the end of the warm-up.
-      warmup_steps: steps of the warm-up.
-      decay: "constant"; "linear" or "cosine" down to `end_factor * peak` at `total_steps`; "rsqrt", peak times
-        sqrt(max(warmup_steps, 1) / step), t5x's `rsqrt_decay`.
-      total_steps: where "linear" and "cosine" end (usually %TRAIN_STEPS).
-      end_factor: the last rate over `peak`, for "linear" and "cosine".
-    """
-
-    peak: float
-    warmup_steps: int = 0
-    decay: Decay = "constant"
-    total_steps: int | None = None
-    end_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 0, "peak", "warmup_steps")
-        require_choice(self, "decay", Decay)
-        require_fraction(self, "end_factor")
-        if self.decay in ("linear", "cosine"):
-            if self.total_steps is None:
-                raise ConfigError(
-                    f'Schedule.total_steps is not set; decay "{self.decay}" needs it (usually %TRAIN_STEPS).'
-                )
-            if self.total_steps < self.warmup_steps:
-                raise ConfigError(
-                    f"Schedule.total_steps = {self.total_steps} lies before the end of the warm-up, "
-                    f"warmup_steps = {self.warmup_steps}."
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """What every optimizer has.
-
-    Paths are written as "layers/mlp/gate/kernel"; a pattern is a regular expression that must match the whole path.
-
-    Attributes:
-      schedule: the learning rate.
-      clip_norm: gradients are scaled down to this global norm; None leaves them.
-      weight_decay: decoupled, times the learning rate.
-      weight_decay_exclude: paths that are not decayed.
-      freeze: paths that are not trained: no gradient, no optimizer state.
-    """
-
-    schedule: Schedule
-    clip_norm: float | None = 1.0
-    weight_decay: float = 0.0
-    weight_decay_exclude: tuple[str, ...] = (".*/scale", ".*/bias", ".*fam_prompt", ".*fam_prefix")
-    freeze: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 0, "weight_decay")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ConfigError(f"{type(self).__name__}.clip_norm = {self.clip_norm!r}; allowed: above 0, or None.")
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamW(OptimizerConfig):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
-
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_decay(self, "beta1", "beta2")
-        require_above(self, 0, "epsilon")
-
-
-@dataclasses.dataclass(frozen=True)
-class Adafactor(OptimizerConfig):
-    """Adafactor (Shazeer and Stern, arXiv 1804.04235).
-
-    Attributes:
-      beta1: decay of the first moment; None keeps none.
-      beta2: constant decay of the second moment (the FAM paper: 0.99); None takes the paper's 1 - step **
-        -decay_exponent.
-      decay_exponent: of the growing second-moment decay, used where `beta2` is None.
-      multiply_by_parameter_scale: updates relative to the root mean square of each parameter.
-      clipping_threshold: of the root mean square of an update; None leaves updates.
-      min_dim_size_to_factor: matrices with both dimensions this large keep row and column statistics only.
-    """
-
-    beta1: float | None = None
-    beta2: float | None = None
-    decay_exponent: float = 0.8
-    multiply_by_parameter_scale: bool = True
-    clipping_threshold: float | None = 1.0
-    min_dim_size_to_factor: int = 128
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_decay(self, "beta1", "beta2")
-        require_above(self, 0, "decay_exponent", "clipping_threshold")
-        require_at_least(self, 1, "min_dim_size_to_factor")
-
-
-def _require_decay(config: OptimizerConfig, *names: str) -> None:
-    """A decay of 1 never forgets its start, and its bias correction divides by 0."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0.0 <= value < 1.0:
-            raise ConfigError(f"{type(config).__name__}.{name} = {value!r}; allowed: 0 to 1, below 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,75 +74,6 @@ class Retention:
     def __post_init__(self) -> None:
         require_at_least(self, 0.0, "weight")
         require_at_least(self, 0, "start_step", "ramp_steps")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One stage of the length curriculum. It ends at the first of its two ends; a stage with neither lasts to the end.
-
-    Attributes:
-      max_length: longest example, in tokens; the compiled shape of the stage.
-      min_length: shortest example. It acts only on tasks that draw lengths (key tasks, associative recall): `documents`
-        are windows of `max_length`, and a seqio task's examples are what it makes of them, cut to `max_length`.
-      steps: ends after so many steps.
-      metric: ends when the mean of this training metric over the last `window` steps of the stage reaches
-        `threshold`; a batch that asks nothing counts as 0 in "answer_accuracy" and "exact_match".
-      threshold: see `metric`.
-      window: see `metric`.
-    """
-
-    max_length: int
-    min_length: int = 1
-    steps: int | None = None
-    metric: StageMetric | None = None
-    threshold: float = 0.9
-    window: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "min_length", "steps", "window"):
-            value = getattr(self, name)
-            if type(value) is not int and not (name == "steps" and value is None):
-                raise ConfigError(f"Stage.{name} = {value!r} ({type(value).__name__}); expected an int.")
-        if not isinstance(self.threshold, int | float):
-            raise ConfigError(f"Stage.threshold = {self.threshold!r}; expected a number from 0 to 1.")
-        require_at_least(self, 1, "min_length", "steps", "window")
-        require_fraction(self, "threshold")
-        if self.max_length < self.min_length:
-            raise ConfigError(f"Stage.max_length = {self.max_length} is below min_length = {self.min_length}.")
-        if self.metric is not None:
-            require_choice(self, "metric", StageMetric)
-
-
-@dataclasses.dataclass(frozen=True)
-class Curriculum:
-    """Lengths over the run.
-
-    Attributes:
-      stages: one mapping of `Stage` fields each, in order. Empty: no curriculum, every batch is as long as
-        `DataConfig.task_feature_lengths` says.
-    """
-
-    stages: tuple[Mapping[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        for index, stage in enumerate(self.parsed):
-            is_last = index == len(self.stages) - 1
-            if not is_last and stage.steps is None and stage.metric is None:
-                raise ConfigError(f"Curriculum.stages[{index}] has no end: set its steps, its metric, or both.")
-
-    @property
-    def parsed(self) -> tuple[Stage, ...]:
-        """The stages; ConfigError names a misspelled field."""
-        allowed = [field.name for field in dataclasses.fields(Stage)]
-        for index, values in enumerate(self.stages):
-            unknown = sorted(set(values) - set(allowed))
-            if unknown or "max_length" not in values:
-                wrong = f"unknown field {unknown[0]!r}" if unknown else "max_length is missing"
-                raise ConfigError(f"Curriculum.stages[{index}]: {wrong}; allowed: {', '.join(allowed)}.")
-        try:
-            return tuple(Stage(**values) for values in self.stages)
-        except ConfigError as error:
-            raise ConfigError(f"{error} It is set in Curriculum.stages.") from error
 
 
 @dataclasses.dataclass(frozen=True)

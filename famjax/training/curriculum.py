@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from famjax.models.dims import Leaf
-from famjax.training.config import Curriculum, Stage
+from famjax.training.curriculum_config import Curriculum, Stage
 
 _METRICS = ("accuracy", "answer_accuracy", "exact_match")
 

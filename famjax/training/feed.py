@@ -15,7 +15,8 @@ from famjax.data.feeding import open_batches, open_document_batches, open_vocabu
 from famjax.errors import DataError
 from famjax.models.config import TransformerConfig
 from famjax.pods.mesh import put_batch
-from famjax.training.config import Stage, TrainJob
+from famjax.training.config import TrainJob
+from famjax.training.curriculum_config import Stage
 
 _STAGE = "curriculum_stage"
 

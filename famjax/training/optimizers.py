@@ -22,7 +22,7 @@ import optax
 from jax.typing import ArrayLike
 
 from famjax.errors import ConfigError
-from famjax.training.config import Adafactor, AdamW, OptimizerConfig
+from famjax.training.optimizer_config import Adafactor, AdamW, OptimizerConfig
 from famjax.training.parameter_paths import Tree, parameter_paths, select
 from famjax.training.schedules import make_schedule
 

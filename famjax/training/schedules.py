@@ -5,7 +5,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from famjax.training.config import Schedule
+from famjax.training.optimizer_config import Schedule
 
 
 def make_schedule(config: Schedule) -> optax.Schedule:

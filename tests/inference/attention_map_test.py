@@ -10,7 +10,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
-from tiny_language_model import BOS, make_model, random_ids
 
 from famjax.data.vocabularies import Bytes
 from famjax.errors import CheckpointError, ConfigError, DataError
@@ -26,6 +25,7 @@ from famjax.models.config import MemoryConfig
 from famjax.models.transformer import Transformer
 from famjax.pods.config import MeshConfig
 from small import BLOCK
+from tiny_language_model import BOS, make_model, random_ids
 from tolerances import EXACT, FLOAT32, assert_close
 
 MEMORIES = {

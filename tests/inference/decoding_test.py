@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny_language_model import logprobs_from_scratch, make_model, random_ids
 
 from famjax.errors import ConfigError, NumericsError
 from famjax.inference.config import SamplingConfig
 from famjax.inference.decoding import TextStream
 from famjax.inference.programs import BURST
 from small import BLOCK
+from tiny_language_model import logprobs_from_scratch, make_model, random_ids
 from tolerances import FLOAT32, assert_close
 
 GREEDY = SamplingConfig(max_new_tokens=3 * BLOCK + 2, logprobs=True, stop_at_eos=False)

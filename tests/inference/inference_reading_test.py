@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tiny_language_model import LONG, logprobs_from_scratch, make_model, random_ids
 
 from famjax.errors import DataError
 from famjax.inference.config import SamplingConfig
 from small import BLOCK
+from tiny_language_model import LONG, logprobs_from_scratch, make_model, random_ids
 from tolerances import FLOAT32, assert_close
 
 GREEDY = SamplingConfig(max_new_tokens=3 * BLOCK + 1, logprobs=True, stop_at_eos=False)

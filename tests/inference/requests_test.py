@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_language_model import LONG, logprobs_from_scratch, make_model, random_ids
 
 from famjax.inference import requests
 from famjax.inference.config import MemoryOverrides, SamplingConfig
+from tiny_language_model import LONG, logprobs_from_scratch, make_model, random_ids
 from tolerances import FLOAT32, assert_close
 
 PROMPTS = [random_ids(length, length) for length in (3, 0, 12, 5, LONG)]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_language_model import make_model
 
 from famjax.errors import ConfigError, DataError
 from famjax.inference.config import SamplingConfig
 from finetuned import MEMORY_ONLY, write_base, write_finetuning
+from tiny_language_model import make_model
 from tolerances import FLOAT32, assert_close
 
 TEXT = "It was a dark and stormy night; the rain fell in torrents, née."

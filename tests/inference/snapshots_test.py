@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_language_model import make_model
 
 from famjax.data.vocabularies import Bytes
 from famjax.errors import CheckpointError
 from famjax.inference.config import MemoryOverrides, SamplingConfig
+from tiny_language_model import make_model
 from tolerances import EXACT, assert_close
 
 TEXT = "a text to be remembered, longer than all of the window"
