@@ -37,6 +37,7 @@ RUN_COMPANIONS = {
     "runs/merge.gin": [],
 }
 RECIPE_COMPANIONS = {
+    "recipes/imported.gin": ["recipes/demo_fam.gin"],
     "recipes/instructions.gin": ["models/tiny.gin"],
     "recipes/long_documents.gin": ["models/tiny.gin"],
     "recipes/memory_only.gin": ["models/tiny.gin"],
