@@ -16,8 +16,9 @@ import numpy as np
 from famjax.errors import DataError, FamjaxError
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
-from famjax.interop.importing import MODEL_FILE, import_checkpoint
+from famjax.interop.importing import import_checkpoint
 from famjax.interop.verifying import tokens_of, verify
+from famjax.interop.writing import MODEL_FILE
 from famjax.models.config import MemoryConfig
 from famjax.training.restore import read_model_config
 
