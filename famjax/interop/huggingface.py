@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famjax.errors import DataError
+from famjax.errors import CheckpointError, DataError
 from famjax.interop.command_line import (
     GIGABYTE,
     ProgressLines,
@@ -83,7 +83,9 @@ def _verify(flags: argparse.Namespace) -> None:
         num_segments=flags.num_segments,
         fam_length=flags.fam_length,
     )
-    sys.stdout.write(f"Logits in float32 on {text}:\n" + "".join(f"  {line}\n" for line in report))
+    sys.stdout.write(f"{flags.checkpoint} and {flags.source}: logits in float32, {text}.\n{report}\n")
+    if not report.is_equal:
+        raise CheckpointError(f"{flags.checkpoint} is not what transformers computes from {flags.source}.")
 
 
 def make_parser() -> argparse.ArgumentParser:
