@@ -80,7 +80,7 @@ class Report:
         return self.imported.largest <= self.limit
 
     def __str__(self) -> str:
-        rows = [("", "tokens", "largest", "mean", "top-1 same", "loss")]
+        rows: list[tuple[str, ...]] = [("", "tokens", "largest", "mean", "top-1 same", "loss")]
         rows += [("transformers", _range(self.imported), "", "", "", _loss(self.expected_loss)), _row(self.imported)]
         lines = _table([*rows, *map(_row, self.moved)])
         verdict = "is" if self.is_equal else "is NOT"
