@@ -28,6 +28,7 @@ _PIECE_BYTES = 256 << 10
 _WRITERS = 4
 _CHUNKS_UNDER_WAY = 8
 METADATA_FILE = "_METADATA"
+_OCDBT_FILE = "manifest.ocdbt"
 _DICT_KEY = 2  # orbax's number for a key of a dict.
 _NO_ARRAYS = ("None", "Dict", "List", "Tuple", "string")  # orbax's names for leaves without an array.
 
@@ -153,7 +154,7 @@ def open_array(folder: Path, path: str) -> Any:
     folder = folder.absolute()
     metadata = json.loads((folder / METADATA_FILE).read_text())
     name = f"{_name(path)}/"
-    if metadata.get("use_ocdbt"):
+    if metadata.get("use_ocdbt", (folder / _OCDBT_FILE).exists()):  # Older releases of orbax do not say it.
         kvstore: dict[str, Any] = {"driver": "ocdbt", "base": f"file://{folder}/", "path": name}
     else:
         kvstore = {"driver": "file", "path": f"{folder}/{name}"}
