@@ -17,7 +17,7 @@ from famjax.configuration.bindings import find_configurable
 from famjax.configuration.loading import load
 from famjax.configuration.registry import configurable_names
 from famjax.evaluation.scan.config import ScanJob
-from famjax.interop import huggingface, peft
+from famjax.interop import huggingface, peft, t5x
 from famjax.models.transformer import Transformer
 from famjax.training.config import TrainJob
 from famjax.training.program import abstract_batch, make_program
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Command lines of their own.
-TOOLS = (huggingface, peft)
+TOOLS = (huggingface, peft, t5x)
 # Where the pages say that the repository lies.
 SHOWN_ROOT = "/home/me/famjax"
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

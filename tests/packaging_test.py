@@ -58,6 +58,7 @@ def test_wheel_holds_gin_files_and_finds_them(tmp_path):
     names = [str(path.relative_to(ROOT / "gin")) for path in (ROOT / "gin").rglob("*.gin")]
     assert all((tmp_path / "site/famjax/gin_files" / name).is_file() for name in names)
     assert (tmp_path / "site/famjax/py.typed").is_file()
+    assert (tmp_path / "site/famjax/interop/decoder_only.json").is_file()
     assert not (tmp_path / "site/gin").exists()
     flags = ["--gin_file=runs/pretrain.gin", "--gin_file=models/tiny.gin"]
     process = subprocess.run(

@@ -23,10 +23,14 @@ Array = NDArray[Any]
 
 # Of one chunk of an array, which is one file; devices and hosts read those that they need.
 _CHUNK_BYTES = 64 << 20
+# Of one call that writes. Linux is slower with more: it then looks for larger pages for its cache.
+_PIECE_BYTES = 256 << 10
 _WRITERS = 4
 _CHUNKS_UNDER_WAY = 8
-_METADATA_FILE = "_METADATA"
+METADATA_FILE = "_METADATA"
+_OCDBT_FILE = "manifest.ocdbt"
 _DICT_KEY = 2  # orbax's number for a key of a dict.
+_NO_ARRAYS = ("None", "Dict", "List", "Tuple", "string")  # orbax's names for leaves without an array.
 
 
 class ArrayWriter:
@@ -53,7 +57,7 @@ class ArrayWriter:
         self.checksums: dict[str, list[int]] = {}
         for path, array in arrays.items():
             _create(folder, path, array)
-        (folder / _METADATA_FILE).write_text(json.dumps(_metadata(arrays)))
+        (folder / METADATA_FILE).write_text(json.dumps(_metadata(arrays)))
 
     def write(self, path: str, layer: int | None, values: Array) -> None:
         """Starts to write a part; `values` must not change any more.
@@ -118,9 +122,26 @@ def _write_chunk(folder: Path, name: str, block: Array, chunk: tuple[int, ...], 
         block = np.pad(block, [(0, step - size) for size, step in zip(block.shape, chunk, strict=True)])
     lying = np.ascontiguousarray(block.T if order == "F" else block)
     values = lying.reshape(-1).view(np.uint8).data
+    checksum = 0
     with (folder / name).open("wb") as file:
-        file.write(values)
-    return name, [values.nbytes, zlib.crc32(values)]
+        for begin in range(0, values.nbytes, _PIECE_BYTES):
+            piece = values[begin : begin + _PIECE_BYTES]  # It is in the processor's cache for the second of these two.
+            checksum = zlib.crc32(piece, checksum)
+            file.write(piece)
+    return name, [values.nbytes, checksum]
+
+
+def array_paths(folder: Path) -> list[str]:
+    """The paths of a checkpoint's arrays, as orbax or `ArrayWriter` has written them.
+
+    Args:
+      folder: the checkpoint's item ("checkpoint_100/state").
+
+    Raises:
+      ValueError: what names the arrays is damaged.
+    """
+    tree = json.loads((folder / METADATA_FILE).read_text())["tree_metadata"]
+    return ["/".join(str(key["key"]) for key in entry["key_metadata"]) for entry in tree.values() if _is_array(entry)]
 
 
 def open_array(folder: Path, path: str) -> Any:
@@ -130,14 +151,24 @@ def open_array(folder: Path, path: str) -> Any:
       folder: the checkpoint's item ("checkpoint_100/state").
       path: of the array ("params/embedding/table").
     """
-    metadata = json.loads((folder / _METADATA_FILE).read_text())
+    folder = folder.absolute()
+    metadata = json.loads((folder / METADATA_FILE).read_text())
     name = f"{_name(path)}/"
-    if metadata.get("use_ocdbt"):
+    if metadata.get("use_ocdbt", (folder / _OCDBT_FILE).exists()):  # Older releases of orbax do not say it.
         kvstore: dict[str, Any] = {"driver": "ocdbt", "base": f"file://{folder}/", "path": name}
     else:
         kvstore = {"driver": "file", "path": f"{folder}/{name}"}
-    driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-    return ts.open({"driver": driver, "kvstore": kvstore}, open=True, read=True).result()
+    spec = {
+        "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
+        "kvstore": kvstore,
+        "fill_missing_data_reads": False,  # Otherwise what is missing would be read as zeros.
+    }
+    return ts.open(spec, open=True, read=True).result()
+
+
+def _is_array(entry: Mapping[str, Any]) -> bool:
+    value = entry["value_metadata"]
+    return not value.get("skip_deserialize", False) and value["value_type"] not in _NO_ARRAYS
 
 
 def _create(folder: Path, path: str, array: jax.ShapeDtypeStruct) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from famjax.models.config import RopeScaling, TransformerConfig
 
 _HEADER = """\
-# {source}, imported by famjax.interop.huggingface.
+# {source}, imported by famjax.
 # Required: MEMORY (a file of memory/).
 # Commonly overridden: DROPOUT_RATE, TransformerConfig.dtype, .remat_policy ('full' for long sequences).
 include 'models/base.gin'

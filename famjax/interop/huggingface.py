@@ -7,22 +7,26 @@ python -m famjax.interop.huggingface verify --source=FOLDER --checkpoint=MODEL_D
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from famjax.errors import DataError, FamjaxError
+from famjax.errors import CheckpointError, DataError
+from famjax.interop.command_line import (
+    GIGABYTE,
+    ProgressLines,
+    add_memory_flags,
+    memory_of,
+    positive_int,
+    run_command,
+)
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
-from famjax.interop.importing import MODEL_FILE, import_checkpoint
+from famjax.interop.importing import import_checkpoint
 from famjax.interop.verifying import tokens_of, verify
-from famjax.models.config import MemoryConfig
+from famjax.interop.writing import MODEL_FILE
 from famjax.training.restore import read_model_config
-
-_SECONDS_BETWEEN_LINES = 5.0
-_GIGABYTE = 1e9
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,19 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     Args:
       arguments: the command line after the module's name.
     """
-    flags = make_parser().parse_args(arguments)
-    try:
-        flags.command(flags)
-    except FamjaxError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
+    return run_command(make_parser(), arguments)
 
 
 def _import(flags: argparse.Namespace) -> None:
-    memory = MemoryConfig(block_size=flags.block_size, num_segments=flags.num_segments, fam_length=0)
-    made = import_checkpoint(flags.source, flags.output, memory, _ProgressLines())
-    size = made.num_bytes / _GIGABYTE
+    made = import_checkpoint(flags.source, flags.output, memory_of(flags), ProgressLines())
+    size = made.num_bytes / GIGABYTE
     ignored = f", not needed: {', '.join(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
@@ -59,7 +56,7 @@ def _export(flags: argparse.Namespace) -> None:
         family=flags.family,
         like=flags.like,
         dtype=flags.dtype,
-        shard_bytes=round(flags.shard_gigabytes * _GIGABYTE),
+        shard_bytes=round(flags.shard_gigabytes * GIGABYTE),
     )
     fam = ", FAM in a file of its own" if made.has_fam else ""
     folded = f", the logits' factor {made.folded:.6g} in the last norm" if made.folded != 1.0 else ""
@@ -86,33 +83,9 @@ def _verify(flags: argparse.Namespace) -> None:
         num_segments=flags.num_segments,
         fam_length=flags.fam_length,
     )
-    sys.stdout.write(f"Logits in float32 on {text}:\n" + "".join(f"  {line}\n" for line in report))
-
-
-class _ProgressLines:
-    """Prints a line now and then, on the standard error."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last < _SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        rate = done / (now - self._began)
-        sys.stderr.write(
-            f"{done / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB ({done / total:.0%}), {rate / _GIGABYTE:.2f} GB/s, "
-            f"eta {(total - done) / rate:.0f} s\n"
-        )
-
-
-def positive_int(text: str) -> int:
-    """A flag's whole number from 1 on; ValueError, which argparse tells by this function's name."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    sys.stdout.write(f"{flags.checkpoint} and {flags.source}: logits in float32, {text}.\n{report}\n")
+    if not report.is_equal:
+        raise CheckpointError(f"{flags.checkpoint} is not what transformers computes from {flags.source}.")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -128,13 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     importing = commands.add_parser("import", help=f"a folder of safetensors to a checkpoint; families: {known}")
     importing.add_argument("--source", type=Path, required=True, help="folder with config.json and safetensors")
     importing.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and model.gin")
-    importing.add_argument(
-        "--block_size",
-        type=positive_int,
-        default=1024,
-        help="C of the memory that it is read with where a job sets none",
-    )
-    importing.add_argument("--num_segments", type=int, default=3, help="M likewise; default: 3")
+    add_memory_flags(importing)
     importing.set_defaults(command=_import)
 
     exporting = commands.add_parser("export", help="a checkpoint to a folder that transformers loads")

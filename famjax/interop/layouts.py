@@ -1,8 +1,4 @@
-"""How a tensor of a pretrained checkpoint lies in a parameter: its shape there, and the way between the two.
-
-A linear layer's weight is [outputs, inputs] there, and here a kernel of the inputs' dimensions, then the outputs'.
-Biases and norms differ in shape alone, and the embedding table not at all.
-"""
+"""How a tensor of a pretrained checkpoint lies in a parameter: its shape there, and the way between the two."""
 
 import dataclasses
 import functools
@@ -11,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from numpy.typing import NDArray
 
 from famjax.interop.families import Family, tensor_names
@@ -32,31 +29,32 @@ class Slot:
       path: of the parameter.
       layer: whose part of a stacked parameter it is; None where it is not stacked.
       shape: of that part.
-      num_inputs: of a kernel, the dimensions that are inputs; 0 of what is no kernel.
+      tensor_shape: of the tensor.
+      axes: the tensor's axes in the order in which the part has them; None: as they are. Neighbours may then be one
+        axis in the tensor and several in the part, or the other way round.
     """
 
     path: str
     layer: int | None
     shape: tuple[int, ...]
-    num_inputs: int
-
-    @property
-    def tensor_shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        if self.num_inputs:
-            return (math.prod(self.shape[self.num_inputs :]), math.prod(self.shape[: self.num_inputs]))
-        return self.shape if self.path.endswith("table") else (math.prod(self.shape),)
+    tensor_shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
 
     def to_parameter(self, tensor: Array) -> Array:
         """The parameter's part: a view of the tensor."""
-        return (tensor.T if self.num_inputs else tensor).reshape(self.shape)
+        return (tensor if self.axes is None else tensor.transpose(self.axes)).reshape(self.shape)
 
     def to_tensor(self, part: Array) -> Array:
         """The way back."""
-        if not self.num_inputs:
+        if self.axes is None:
             return part.reshape(self.tensor_shape)
-        outputs, inputs = self.tensor_shape
-        return part.reshape(inputs, outputs).T
+        turned = part.reshape(tuple(self.tensor_shape[axis] for axis in self.axes))
+        return turned.transpose(tuple(np.argsort(self.axes)))
+
+
+def is_stacked(path: str) -> bool:
+    """Whether a parameter has the layers on its first axis."""
+    return path.startswith(_STACKED)
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,24 +64,26 @@ def shapes_of(config: TransformerConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
 
 
 def slots_of(family: Family, config: TransformerConfig) -> dict[str, Slot]:
-    """The place of every tensor of a model, by the tensor's name; FAM's own parameters have none."""
+    """The place of every tensor of a Hugging Face model, by its name; FAM's own parameters have none.
+
+    A linear layer's weight is [outputs, inputs] there, and here a kernel of the inputs' dimensions, then the outputs'.
+    Biases and norms differ in shape alone, and the embedding table not at all.
+    """
     slots = {}
     for path, array in shapes_of(config).items():
         if path in FAM_PARAMETERS:
             continue
-        stacked = path.startswith(_STACKED)
+        stacked = is_stacked(path)
         shape = array.shape[1:] if stacked else array.shape
+        tensor_shape, axes = _linear_layout(path, shape)
         for layer, name in enumerate(tensor_names(family, path, config)):
-            slots[name] = Slot(
-                path=path,
-                layer=layer if stacked else None,
-                shape=shape,
-                num_inputs=_num_inputs(path),
-            )
+            slots[name] = Slot(path, layer if stacked else None, shape, tensor_shape, axes)
     return slots
 
 
-def _num_inputs(path: str) -> int:
+def _linear_layout(path: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The shape of a parameter's tensor, and its axes' order in the parameter."""
     if not path.endswith("/kernel"):
-        return 0
-    return 2 if path.endswith("/out/kernel") else 1
+        return (shape if path.endswith("table") else (math.prod(shape),)), None
+    num_inputs = 2 if path.endswith("/out/kernel") else 1
+    return (math.prod(shape[num_inputs:]), math.prod(shape[:num_inputs])), (1, 0)

@@ -47,7 +47,7 @@ class TensorInfo:
         """Bytes of its values."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
-    def map(self) -> NDArray[Any]:
+    def read(self) -> NDArray[Any]:
         """The tensor as a part of the file, mapped into memory: nothing is read but what is looked at."""
         if not self.num_bytes:
             return np.zeros(self.shape, self.dtype)

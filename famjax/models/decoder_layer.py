@@ -281,12 +281,25 @@ class DecoderLayer(nn.Module):
         """
         if self.config.memory.fam_start == "prefix":
             return prompt, self.fam_prefix
-        normed, rotation = self.attention_norm(prompt), _chosen(rotation, is_local)
+        return self.read_alone(prompt, is_local, rotation)[0], prompt[0].astype(jnp.float32)
+
+    def read_alone(self, x: Float[Array, "B S D"], is_local: Leaf, rotation: Any) -> tuple[Array, None]:
+        """Lets activations attend, fully, to themselves only, without memory and without dropout.
+
+        Args:
+          x: of the layer before.
+          is_local: the layer's kind.
+          rotation: of their positions, as `by_kind` makes it.
+
+        Returns:
+          The activations for the next layer, in the form that a scan over layers takes.
+        """
+        normed, rotation = self.attention_norm(x), _chosen(rotation, is_local)
         queries, own = self.attention.queries(normed, rotation), self.attention.key_values(normed, rotation)
         scale, cap = self.config.query_scale, self.config.attention_soft_cap
         attended = attend(queries, own.keys, own.values, scale=scale, score_cap=cap)
-        carried = prompt + self.attention_branch(attended)
-        return carried + self.mlp_branch(carried), prompt[0].astype(jnp.float32)
+        x = x + self.attention_branch(attended)
+        return x + self.mlp_branch(x), None
 
     def fam_keys(self, fam: Fam, rotation: Rotation) -> KeyValues:
         """Keys and values of a FAM at the positions of the block that it enters [B, F, K, h]."""

@@ -6,7 +6,7 @@ import pytest
 from hf_models import FIXTURES
 from safetensors.numpy import load_file
 
-from famjax.interop import huggingface
+from famjax.interop import command_line, huggingface
 
 
 def test_import_and_export(tmp_path, capsys):
@@ -52,3 +52,15 @@ def test_help_names_the_families(capsys):
         huggingface.main(["--help"])
     assert stop.value.code == 0
     assert "gemma3" in capsys.readouterr().out
+
+
+def test_progress_is_shown(capsys, monkeypatch):
+    """Guards against an import of an hour that says nothing, and one that prints a line for every tensor."""
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0])
+    monkeypatch.setattr(command_line.time, "monotonic", lambda: next(clock))
+    lines = command_line.ProgressLines()
+    for done in (1, 2, 3, 4):
+        lines(done * 10**9, 10 * 10**9)
+    assert capsys.readouterr().err == (
+        "2.0 of 10.0 GB (20%), 0.20 GB/s, eta 40 s\n4.0 of 10.0 GB (40%), 0.20 GB/s, eta 30 s\n"
+    )

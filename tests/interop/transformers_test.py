@@ -48,15 +48,18 @@ def test_verify_reports(tmp_path, capsys):
     flags = [f"--source={tmp_path / 'hf'}", f"--checkpoint={tmp_path / 'out'}", "--length=30", "--fam_length=4"]
     capsys.readouterr()
     assert huggingface.main(["verify", *flags]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Logits in float32 on 30 random tokens:"
-    largest = [float(re.search(r"largest ([\d.e-]+)", line)[1]) for line in lines[1:]]
-    assert "famjax (full attention) against transformers" in lines[1]
-    assert largest[0] < 2e-4
-    assert "BSWA against full attention, first 16 tokens" in lines[2]
-    assert largest[1] < 1e-5
-    assert "later tokens" in lines[3]
-    assert largest[2] > 1e-3
-    assert "FAM of 4 untrained rows against full attention" in lines[4]
-    assert largest[3] > 1e-3
-    assert "top-1 agreement 100.00%" in lines[1]
+    printed = capsys.readouterr().out
+    assert "logits in float32, 30 random tokens.\nThe import is transformers' model" in printed
+    largest = {
+        title: float(figure)
+        for title, figure in re.findall(r"^  (\S.*?)  +\d+-\d+ +([\d.e-]+) ", printed, re.MULTILINE)
+    }
+    fam = "FAM of 4 untrained rows"
+    assert list(largest) == [
+        "famjax, full attention",
+        *("BSWA, within the window", "BSWA, behind it", f"{fam}, within the window", f"{fam}, behind it"),
+    ]
+    assert largest["famjax, full attention"] < 2e-4
+    assert largest["BSWA, within the window"] < 1e-5
+    assert min(list(largest.values())[2:]) > 1e-3
+    assert re.search(r"famjax, full attention +0-29 .* 100.00%", printed)
