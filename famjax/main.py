@@ -19,6 +19,7 @@ USAGE = """\
 famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
 
   famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=MODE] [--dry_run]
+  famjax launch render|submit ...    the same run on a TPU slice or a GPU cluster (famjax launch --help)
 
   --run_mode=MODE           train (the default), eval, infer (answer prompts), scan (evaluate a grid of checkpoints,
                             memories, tasks and lengths), report (of scans), attention (pictures of it) or
@@ -100,6 +101,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not arguments:
             raise ConfigError(USAGE)
+        if arguments[0] == "launch":
+            from famjax.launch.command import launch
+
+            launch(arguments[1:], RUN_MODES)
+            return 0
         parsed = parse_arguments(arguments, list(RUN_MODES))
         show_traceback, run_mode = parsed.verbosity >= 1, parsed.run_mode
         if parsed.help:

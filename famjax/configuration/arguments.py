@@ -34,13 +34,21 @@ class Arguments:
     help: bool
 
 
-def parse_arguments(arguments: Sequence[str], run_modes: Sequence[str]) -> Arguments:
+def parse_arguments(
+    arguments: Sequence[str], run_modes: Sequence[str], values: flags.FlagValues | None = None
+) -> Arguments:
     """Parses the arguments that follow the program's name.
+
+    Args:
+      arguments: those.
+      run_modes: what `--run_mode` may be.
+      values: with further flags, whose values it holds afterwards; None: there are none.
 
     Raises:
       ConfigError: an unknown flag, a value that a flag does not take, a word that is no flag.
     """
-    values = _define(run_modes)
+    values = flags.FlagValues() if values is None else values
+    _define(values, run_modes)
     bindings = [_parse_binding(argument) for argument in arguments if argument.startswith(_GIN_PREFIX)]
     try:
         rest = values(["famjax", *(a for a in arguments if not a.startswith(_GIN_PREFIX))])[1:]
@@ -59,16 +67,14 @@ def parse_arguments(arguments: Sequence[str], run_modes: Sequence[str]) -> Argum
     )
 
 
-def _define(run_modes: Sequence[str]) -> flags.FlagValues:
+def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:
     """Defines the flags on values of their own, so that a process may parse more than one command line."""
-    values = flags.FlagValues()
     flags.DEFINE_enum("run_mode", "train", list(run_modes), "What to do.", flag_values=values)
     flags.DEFINE_multi_string("gin_file", [], "A gin file; may be repeated.", flag_values=values)
     flags.DEFINE_list("gin_search_paths", [], "Folders to search, separated by commas.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.", flag_values=values)
     flags.DEFINE_integer("verbosity", -1, "-1 warnings, 0 information, 1 tracebacks.", flag_values=values)
     flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
-    return values
 
 
 def _parse_binding(argument: str) -> tuple[str, str]:

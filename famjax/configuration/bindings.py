@@ -50,12 +50,14 @@ class Bindings:
       imports: modules that gin files import.
       awaited: macros that a file declares as required and that nothing uses yet: what uses them comes with another
         missing setting (MEMORY with MODEL). With the place of the declaration.
+      files: the gin files that were read, by the names that flags and includes asked for.
     """
 
     macros: dict[str, Binding] = dataclasses.field(default_factory=dict)
     parameters: dict[Key, Binding] = dataclasses.field(default_factory=dict)
     imports: list[str] = dataclasses.field(default_factory=list)
     awaited: dict[str, Origin] = dataclasses.field(default_factory=dict)
+    files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def read_bindings(
@@ -118,6 +120,7 @@ class _Reader:
     def read_file(self, name: str, asked_by: str) -> None:
         try:
             path = find_file(name, self._search_paths, asked_by)
+            self.bindings.files[name] = path
             if path.resolve() not in self._files_read:
                 self._files_read.add(path.resolve())
                 self._read(parse_file(path))

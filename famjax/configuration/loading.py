@@ -54,7 +54,7 @@ def load(
     problems = problems or _useless_flags(bindings, resolver, job_class)
     if problems:
         raise ConfigError("\n".join(problems))
-    used = Bindings(resolver.used_macros, resolver.used_parameters, bindings.imports)
+    used = Bindings(resolver.used_macros, resolver.used_parameters, bindings.imports, files=bindings.files)
     return Configuration(job=build(root), root=root, bindings=used)
 
 

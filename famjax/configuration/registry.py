@@ -28,6 +28,7 @@ CONFIG_MODULES = (
     "famjax.evaluation.config",
     "famjax.evaluation.scan.config",
     "famjax.evaluation.report.config",
+    "famjax.launch.config",
     "famjax.pods.config",
 )
 

@@ -80,6 +80,11 @@ class Generation:
         sizes = sorted({math.prod(shape) for shape in self.topologies})
         return tuple(f"{self.name}-{size * self.cores_per_chip}" for size in sizes)
 
+    @property
+    def names_of_one_host(self) -> tuple[str, ...]:
+        """Names of the slices that one machine holds."""
+        return tuple(name for name in self.names if parse_slice(name).hosts == 1)
+
 
 _RECTANGLES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 

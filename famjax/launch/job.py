@@ -1,0 +1,168 @@
+"""The run that is launched: its command line, the user's own gin files in it, and the buckets that it refers to."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from famjax.configuration.arguments import Arguments
+from famjax.configuration.files import gin_root
+from famjax.configuration.loading import Configuration, load
+from famjax.errors import ConfigError
+
+# Where the user's own gin files are, and where buckets are mounted, in the container of a run.
+GIN_FOLDER = "/etc/famjax/gin"
+BUCKETS_FOLDER = "/gcs"
+# Exit codes after which another start ends the same way: configuration, and numbers that are not finite.
+FINAL_CODES = (2, 5)
+# The exit code of a run that was stopped and has saved: it is started again, and not counted as a failure.
+STOPPED_CODE = 143
+
+_IN_BUCKET = re.compile(r"(?:gs:/|/gcs)/([^/]+)")
+# The fields of a job in which stands where its results go.
+_OUTPUTS = ("model_dir", "output_dir", "output")
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchedJob:
+    """A run that loads, and what has to go with it.
+
+    Attributes:
+      run_mode: its mode.
+      arguments: those of `famjax`, as the user gave them.
+      names_elsewhere: what each gin file of the arguments is called on another machine.
+      gin_files: text of each gin file that is not famjax's own, by its name there.
+      buckets: each bucket that its settings mention, with one path in it.
+      mounted: those of them that are mentioned as /gcs/BUCKET.
+      output: where its results go; empty: to its standard output.
+      output_setting: the name of the setting that says so.
+      configuration: its settings.
+    """
+
+    run_mode: str
+    arguments: tuple[str, ...]
+    names_elsewhere: Mapping[str, str]
+    gin_files: Mapping[str, str]
+    buckets: Mapping[str, str]
+    mounted: tuple[str, ...]
+    output: str
+    output_setting: str
+    configuration: Configuration
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Program and arguments, with gin files where the user has them."""
+        return ("famjax", *self.arguments)
+
+    @property
+    def remote_command(self) -> tuple[str, ...]:
+        """The same for another machine, where the user's gin files lie in GIN_FOLDER."""
+        kept = [argument for argument in self.arguments if not argument.startswith("--gin_search_paths=")]
+        files = {f"--gin_file={here}": f"--gin_file={there}" for here, there in self.names_elsewhere.items()}
+        kept = [files.get(argument, argument) for argument in kept]
+        return ("famjax", *kept, *([f"--gin_search_paths={GIN_FOLDER}"] if self.gin_files else []))
+
+
+def read_job(parsed: Arguments, job_module: str, job_class: str) -> LaunchedJob:
+    """Loads a run's settings, and finds what it needs elsewhere.
+
+    Args:
+      parsed: the run's flags.
+      job_module: where the class of its settings is.
+      job_class: its name.
+
+    Raises:
+      ConfigError: the settings do not load, or a gin file cannot be had elsewhere under the name it is asked for.
+    """
+    if parsed.dry_run:
+        raise ConfigError("--dry_run is for this machine: leave out `launch`, or see the files that `render` writes.")
+    cls = getattr(importlib.import_module(job_module), job_class)
+    configuration = load(cls, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)
+    names, texts = _files_elsewhere(configuration.bindings.files, parsed.gin_files)
+    strings = list(_strings(configuration.job))
+    buckets = {match[1]: text for text in strings if (match := _IN_BUCKET.match(text))}
+    mounted = {match[1] for text in strings if text.startswith(BUCKETS_FOLDER) and (match := _IN_BUCKET.match(text))}
+    setting = next(name for name in _OUTPUTS if hasattr(configuration.job, name))
+    output = str(getattr(configuration.job, setting))
+    return LaunchedJob(
+        run_mode=parsed.run_mode,
+        arguments=_arguments(parsed),
+        names_elsewhere=names,
+        gin_files=texts,
+        buckets=buckets,
+        mounted=tuple(sorted(mounted)),
+        output="" if output == "-" else output,
+        output_setting=f"{job_class}.{setting}",
+        configuration=configuration,
+    )
+
+
+def check_output(job: LaunchedJob, buckets: tuple[str, ...]) -> None:
+    """Refuses results on the disk of a machine that is gone when the run has ended.
+
+    Raises:
+      ConfigError: the results do not go to a bucket.
+    """
+    if job.output and not _IN_BUCKET.match(job.output):
+        raise ConfigError(
+            f"{job.output_setting} = {job.output!r} is on the machine's own disk, which is gone when the run ends. "
+            f"Set it to a folder in a bucket: 'gs://{buckets[0]}/...'."
+        )
+
+
+def _arguments(parsed: Arguments) -> tuple[str, ...]:
+    """The flags of a run, in one spelling."""
+    return (
+        f"--run_mode={parsed.run_mode}",
+        *(f"--gin_file={name}" for name in parsed.gin_files),
+        *([f"--gin_search_paths={','.join(map(str, parsed.gin_search_paths))}"] if parsed.gin_search_paths else []),
+        *(f"--gin.{name}={value}" for name, value in parsed.gin_bindings),
+        *([f"--verbosity={parsed.verbosity}"] if parsed.verbosity != -1 else []),
+    )
+
+
+def _files_elsewhere(files: Mapping[str, Path], asked: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """What each `--gin_file` is called on another machine, and the text of each file that has to go there.
+
+    Args:
+      files: all gin files of a run, by the names that flags and includes ask for.
+      asked: the names in flags.
+    """
+    names: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    root = gin_root().resolve()
+    for name, path in files.items():
+        of_famjax = path.resolve().is_relative_to(root)
+        elsewhere = str(path.resolve().relative_to(root)) if of_famjax else _relative(name)
+        if name in asked:
+            names[name] = elsewhere
+        elif elsewhere != name:
+            raise ConfigError(f"include {name!r}: another machine has no such path; include it as {elsewhere!r}.")
+        if not of_famjax:
+            text = path.read_text(encoding="utf-8")
+            if texts.setdefault(elsewhere, text) != text:
+                raise ConfigError(f"{name}: another gin file of this run is called {elsewhere} too; rename one.")
+    return names, texts
+
+
+def _relative(name: str) -> str:
+    """A path below the working directory stays; of another one its last part."""
+    path = PurePosixPath(name)
+    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a job."""
+    if isinstance(value, str):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _strings(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,92 @@
+"""xpk: one command, which makes the JobSet itself."""
+
+from famjax.errors import ConfigError
+from famjax.launch.config import LaunchConfig
+from famjax.launch.job import FINAL_CODES, LaunchedJob, check_output
+from famjax.launch.quoting import on_one_line, one_flag_a_line
+from famjax.launch.rendered import Rendered, headline
+from famjax.pods.slices import TpuSlice
+
+# The other exit codes of famjax; xpk itself starts again after 127 to 255, 143 (stopped and saved) among them.
+_RETRIED_CODES = tuple(code for code in (1, 2, 3, 4, 5, 6) if code not in FINAL_CODES)
+# xpk has machines of 4 chips for these generations, and none for smaller slices.
+_SMALLEST = {"v5e": 8}
+
+
+def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
+    """A script with the command, and the command.
+
+    Raises:
+      ConfigError: gin files of the user's own, which xpk has no way to bring along; a slice that xpk does not have;
+        results that do not go to a bucket.
+    """
+    check_output(job, config.buckets)
+    if job.gin_files:
+        raise ConfigError(
+            f"xpk brings no files along, and {', '.join(job.gin_files)} "
+            f"{'is none' if len(job.gin_files) == 1 else 'are none'} of famjax's own. Put them into the image (its "
+            "working directory, or one that --gin_search_paths names), or launch with --platform=gke."
+        )
+    command = (
+        "xpk",
+        "workload",
+        "create",
+        f"--workload={config.name}",
+        f"--cluster={config.cluster}",
+        *([f"--project={config.project}"] if config.project else []),
+        *([f"--zone={config.zone}"] if config.zone else []),
+        f"--tpu-type={_tpu_type(config.tpu)}",
+        f"--num-slices={config.num_slices}",
+        *_capacity(config),
+        f"--docker-image={config.image}",
+        f"--max-restarts={config.retries}",
+        f"--restart-on-exit-codes={','.join(map(str, _RETRIED_CODES))}",
+        f"--termination-grace-period-seconds={config.grace_seconds}",
+        *(f"--storage={bucket}" for bucket in job.mounted),
+        *(f"--env={text}" for text in config.env),
+        f"--command={on_one_line(job.remote_command)}",
+    )
+    where = f"--cluster={config.cluster}"
+    script = "\n".join(
+        [
+            "#!/bin/bash",
+            f"# {headline(config, job)}",
+            "# Written by `famjax launch`. xpk counts starts after a preemption as well: --max-restarts is for all.",
+            *_attachments(config, job),
+            one_flag_a_line(command),
+            "",
+        ]
+    )
+    return Rendered(
+        files={"workload.sh": script},
+        command=command,
+        next_steps=(
+            ("state", f"xpk workload list {where}"),
+            ("end it", f"xpk workload delete {where} --workload={config.name}"),
+        ),
+    )
+
+
+def _tpu_type(tpu: TpuSlice) -> str:
+    """xpk's name: gcloud's, or generation and topology where the name alone means another one to xpk."""
+    if tpu.chips < _SMALLEST.get(tpu.generation.name, 0):
+        smallest = f"{tpu.generation.name}-{_SMALLEST[tpu.generation.name]}"
+        raise ConfigError(f"--slice={tpu.name}: xpk's smallest is {smallest}; --platform=gke has it.")
+    if tpu.has_usual_topology:
+        return tpu.accelerator_type
+    return f"{tpu.generation.accelerator_prefix}-{tpu.topology_name}"
+
+
+def _capacity(config: LaunchConfig) -> list[str]:
+    if config.capacity == "reserved":
+        return [f"--reservation={config.reservation}"]
+    return ["--spot"] if config.capacity == "spot" else []
+
+
+def _attachments(config: LaunchConfig, job: LaunchedJob) -> list[str]:
+    """How the cluster comes to know the buckets that are mounted, as comments: it is done once for a cluster."""
+    return [
+        f"# Once for the cluster: xpk storage attach {bucket} --cluster={config.cluster} --type=gcsfuse "
+        f"--bucket={bucket} --mount-point=/gcs/{bucket} --readonly=false --size=1 --auto-mount=false"
+        for bucket in job.mounted
+    ]
