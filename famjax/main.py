@@ -102,15 +102,10 @@ def main(arguments: Sequence[str]) -> int:
         if not arguments:
             raise ConfigError(USAGE)
         if arguments[0] == "launch":
-            from famjax.launch.command import launch
-
-            launch(arguments[1:], RUN_MODES)
-            return 0
-        parsed = parse_arguments(arguments, list(RUN_MODES))
-        show_traceback, run_mode = parsed.verbosity >= 1, parsed.run_mode
-        if parsed.help:
-            sys.stdout.write(USAGE)
+            _launch(arguments[1:])
         else:
+            parsed = parse_arguments(arguments, list(RUN_MODES))
+            show_traceback, run_mode = parsed.verbosity >= 1, parsed.run_mode
             _run(parsed)
         sys.stdout.flush()
     except FamjaxError as error:
@@ -138,7 +133,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _launch(arguments: Sequence[str]) -> None:
+    from famjax.launch.command import launch
+
+    launch(arguments, RUN_MODES)
+
+
 def _run(arguments: Arguments) -> None:
+    if arguments.help:
+        sys.stdout.write(USAGE)
+        return
     mode = RUN_MODES[arguments.run_mode]
     logging.set_verbosity(arguments.verbosity)
     job_class = getattr(importlib.import_module(mode.job_module), mode.job_class)

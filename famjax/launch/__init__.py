@@ -1,1 +1,1 @@
-"""Launching a run: one description becomes a JobSet, an Indexed Job, an xpk command, a queued resource or a Slurm job."""
+"""Launching a run: a JobSet, an Indexed Job, an xpk command, a queued resource or a Slurm job of one description."""

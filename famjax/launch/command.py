@@ -4,9 +4,9 @@ import dataclasses
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin, runtime_checkable
 
 from absl import flags
 
@@ -15,10 +15,11 @@ from famjax.configuration.loading import load
 from famjax.configuration.origin import nearest
 from famjax.configuration.registry import parameter_meanings, parameter_types
 from famjax.errors import ConfigError
-from famjax.launch.config import NEEDED_BY, PLATFORMS, TAKEN_BY, LaunchConfig, check_buckets
-from famjax.launch.job import LaunchedJob, read_job
+from famjax.launch.config import NEEDED_BY, PLATFORMS, TAKEN_BY, LaunchConfig
+from famjax.launch.job import read_job
 from famjax.launch.quoting import on_one_line
 from famjax.launch.rendered import Rendered
+from famjax.launch.rendering import render
 
 _ACTIONS = ("render", "submit")
 _USAGE = """\
@@ -43,6 +44,7 @@ Train the 1B model on two slices of 256 chips, which Kueue admits when they are 
 """
 
 
+@runtime_checkable
 class RunMode(Protocol):
     """What a launch has to know of a run mode: where the class of its settings is."""
 
@@ -70,15 +72,12 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
         sys.stdout.write(usage())
         return
     if action not in _ACTIONS:
-        raise ConfigError(
-            f"famjax launch {action}: expected {' or '.join(_ACTIONS)}.{nearest(action, _ACTIONS)} (famjax launch --help)"
-            if action
-            else usage()
-        )
+        hint = f"{nearest(action, _ACTIONS)} (famjax launch --help)"
+        raise ConfigError(f"famjax launch {action}: expected {' or '.join(_ACTIONS)}.{hint}" if action else usage())
     config, parsed = _parse(rest, list(run_modes))
     mode = run_modes[parsed.run_mode]
     job = read_job(parsed, mode.job_module, mode.job_class)
-    rendered = _render(config, job)
+    rendered = render(config, job)
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
 
@@ -131,8 +130,11 @@ def _parse(arguments: Sequence[str], run_modes: Sequence[str]) -> tuple[LaunchCo
         _define(values, name, hint)
     flags.DEFINE_multi_string("launch_file", [], "A gin file with LaunchConfig.", flag_values=values)
     parsed = parse_arguments(arguments, run_modes, values)
-    given = [(f"LaunchConfig.{name}", repr(values[name].value)) for name in parameter_types(LaunchConfig)
-             if values[name].present]
+    given = [
+        (f"LaunchConfig.{name}", repr(values[name].value))
+        for name in parameter_types(LaunchConfig)
+        if values[name].present
+    ]
     try:
         config = load(LaunchConfig, values.launch_file, given, parsed.gin_search_paths).job
     except ConfigError as error:
@@ -151,22 +153,3 @@ def _define(values: flags.FlagValues, name: str, hint: Any) -> None:
         flags.DEFINE_enum(name, None, choices, "", flag_values=values)
     else:
         flags.DEFINE_string(name, None, "", flag_values=values)
-
-
-def _render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
-    from famjax.launch.gke import render_gke
-    from famjax.launch.slurm import render_slurm
-    from famjax.launch.tpu_vm import render_tpu_vm
-    from famjax.launch.xpk import render_xpk
-
-    if config.shards > 1 and job.run_mode != "scan":
-        raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
-    if config.platform != "slurm":
-        check_buckets(config, dict(job.buckets))
-    renderers: dict[str, Callable[[LaunchConfig, LaunchedJob], Rendered]] = {
-        "gke": render_gke,
-        "xpk": render_xpk,
-        "tpu_vm": render_tpu_vm,
-        "slurm": render_slurm,
-    }
-    return renderers[config.platform](config, job)

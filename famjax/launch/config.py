@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from famjax.configuration.origin import nearest
@@ -71,8 +72,8 @@ class LaunchConfig:
       slice: a TPU slice, v5e-256, v5p-128 or v5p-4x4x8; for slurm a number of GPUs, h100-16.
       num_slices: TPU slices joined over the data center network.
       image: the container image with famjax, built with launch/Dockerfile.tpu.
-      bucket: a Cloud Storage bucket that the run reads or writes; may be given more than once. What the run refers to as
-        /gcs/BUCKET/... is mounted there; what it writes must lie in a bucket, as gs://BUCKET/... or /gcs/BUCKET/...
+      bucket: a Cloud Storage bucket that the run reads or writes; may be given more than once. What the run refers to
+        as /gcs/BUCKET/... is mounted there; what it writes must lie in a bucket, as gs://BUCKET/... or /gcs/BUCKET/...
       capacity: "on_demand", "spot" or "reserved".
       reservation: the reservation's name, for capacity "reserved".
       retries: starts after a failure; those after a preemption are not counted (xpk counts them).
@@ -124,10 +125,7 @@ class LaunchConfig:
         self._check_missing()
         self._check_useless()
         self._check_spelling()
-        if self.platform == "slurm":
-            _ = self.gpus
-        else:
-            _ = self.tpu
+        _ = self.gpus if self.platform == "slurm" else self.tpu
         if self.reservation and self.capacity != "reserved":
             raise ConfigError(f"--reservation={self.reservation} needs --capacity=reserved.")
         if self.capacity == "reserved" and not self.reservation and "reservation" in self._taken:
@@ -186,7 +184,9 @@ class LaunchConfig:
             )
         for bucket in self.bucket:
             if not _BUCKET.fullmatch(_bucket_name(bucket)):
-                raise ConfigError(f"--bucket={bucket} is no name of a bucket; expected as gs://my-runs, without a path.")
+                raise ConfigError(
+                    f"--bucket={bucket} is no name of a bucket; expected as gs://my-runs, without a path."
+                )
         for text in self.env:
             if not _VARIABLE.fullmatch(text):
                 raise ConfigError(f"--env={text}: expected NAME=VALUE.")
@@ -202,7 +202,7 @@ def _bucket_name(bucket: str) -> str:
     return bucket.removeprefix("gs://").rstrip("/")
 
 
-def check_buckets(config: LaunchConfig, mentioned: dict[str, str]) -> None:
+def check_buckets(config: LaunchConfig, mentioned: Mapping[str, str]) -> None:
     """Refuses a run that refers to a bucket which the description does not name.
 
     Args:

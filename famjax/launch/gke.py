@@ -3,8 +3,8 @@
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig
 from famjax.launch.job import BUCKETS_FOLDER, GIN_FOLDER, LaunchedJob, check_output
-from famjax.launch.templating import fill
 from famjax.launch.rendered import Rendered, headline
+from famjax.launch.templating import fill
 
 
 def render_gke(config: LaunchConfig, job: LaunchedJob) -> Rendered:
@@ -57,4 +57,3 @@ def _variables(config: LaunchConfig, job: LaunchedJob) -> tuple[tuple[str, str],
         return (*config.variables, ("SCAN_SHARD_COUNT", str(config.shards)))
     # JobSet numbers the hosts of a slice as an Indexed Job numbers its parts; together they are one part.
     return (*config.variables, ("SCAN_SHARD", "0/1"))
-

@@ -25,7 +25,8 @@ class Rendered:
 def headline(config: LaunchConfig, job: LaunchedJob) -> str:
     """One line that says what runs where."""
     if config.platform == "slurm":
-        place = f"{config.gpus.name}: {_number(config.gpus.hosts, 'host')} with {_number(config.gpus.chips_per_host, 'GPU')}"
+        gpus = config.gpus
+        place = f"{gpus.name}: {_number(gpus.hosts, 'host')} with {_number(gpus.chips_per_host, 'GPU')}"
     else:
         one = config.tpu
         slices = f"{config.num_slices} x " if config.num_slices > 1 else ""

@@ -32,7 +32,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701  (manifests and scripts, no HTML: values pass `quoted` or `shell`)
+    autoescape=False,
 )
 _ENVIRONMENT.filters |= {"quoted": _quoted, "scalar": _scalar, "shell": quote, "rstrip": str.rstrip}
 

@@ -1,7 +1,7 @@
 """GPUs by name, as a Slurm job asks for them: h100-16 is 16 GPUs, on 2 hosts of 8. Imports no jax.
 
 Sources, NVIDIA's data sheets: https://www.nvidia.com/en-us/data-center/a100/, /h100/, /h200/, /dgx-b200/. Peak compute
-is that of dense matrices (the sheets give twice as much, with sparsity); hosts are those of 8 GPUs on one NVLink domain.
+is that of dense matrices (the sheets give twice as much, with sparsity); a host has 8 GPUs on one NVLink domain.
 """
 
 import dataclasses

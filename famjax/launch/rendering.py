@@ -1,0 +1,33 @@
+"""From a description and a run to files and a command, for each platform."""
+
+from collections.abc import Callable
+
+from famjax.errors import ConfigError
+from famjax.launch.config import LaunchConfig, Platform, check_buckets
+from famjax.launch.gke import render_gke
+from famjax.launch.job import LaunchedJob
+from famjax.launch.rendered import Rendered
+from famjax.launch.slurm import render_slurm
+from famjax.launch.tpu_vm import render_tpu_vm
+from famjax.launch.xpk import render_xpk
+
+_RENDERERS: dict[Platform, Callable[[LaunchConfig, LaunchedJob], Rendered]] = {
+    "gke": render_gke,
+    "xpk": render_xpk,
+    "tpu_vm": render_tpu_vm,
+    "slurm": render_slurm,
+}
+
+
+def render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
+    """What a launch consists of; nothing is written.
+
+    Raises:
+      ConfigError: the run and the description do not fit: buckets that the description does not name, results on a disk
+        that goes, parts of what has none.
+    """
+    if config.shards > 1 and job.run_mode != "scan":
+        raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
+    if config.platform != "slurm":
+        check_buckets(config, job.buckets)
+    return _RENDERERS[config.platform](config, job)

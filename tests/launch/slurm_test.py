@@ -1,0 +1,128 @@
+"""Slurm's script, run for real: srun starts two processes here, and scontrol notes what goes back to the queue."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launching import RUN, SCAN, Clients, rendered
+
+ROOT = Path(__file__).parent.parent.parent
+# Two tasks on this machine, with the variables that Slurm sets; the exit code is the highest, as srun's is.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 \\
+        SLURM_STEP_NODELIST=localhost "$@" &
+    tasks[task]=$!
+done
+trap 'kill -TERM "${tasks[@]}"' TERM
+highest=0
+for task in 0 1; do
+    while wait "${tasks[task]}"; kill -0 "${tasks[task]}" 2>/dev/null; do :; done
+    wait "${tasks[task]}"
+    code=$?
+    if ((code > highest)); then highest=$code; fi
+done
+exit $highest
+"""
+# The first task has the whole job stopped: the script, srun, and through it both tasks, which save.
+STOPPED = """#!/bin/bash
+trap 'sleep 0.2; exit 143' TERM
+((SLURM_PROCID)) || kill -TERM "$SCRIPT" "$PPID"
+while :; do sleep 0.1; done
+"""
+FAMJAX = """#!/bin/bash
+exec {python} -m famjax.main "$@"
+"""
+
+
+@pytest.fixture
+def clients(tmp_path, monkeypatch):
+    """Stand-ins for srun and scontrol; the working directory is the job's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "launched" / "tiny").mkdir(parents=True)
+    clients = Clients(tmp_path / "bin")
+    clients.add_script("srun", SRUN)
+    clients.add("scontrol")
+    return clients
+
+
+def run(clients, launch):
+    """Runs the script as sbatch does."""
+    environment = {**os.environ, "PATH": clients.path, "SLURM_JOB_ID": "77", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["bash", "-c", launch.files["job.sh"]], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def directives(script):
+    """The #SBATCH lines by name."""
+    return dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("codes", "requeued"),
+    [
+        ([0], 0),
+        ([2], 0),
+        ([5], 0),
+        ([143, 143, 143, 143, 0], 4),
+        ([1, 143, 134, 0], 3),
+        ([1, 1, 1], 2),
+    ],
+)
+def test_what_goes_back_to_the_queue(clients, codes, requeued):
+    """A run that stopped for the time limit and is lost, or a wrong configuration that comes back for ever."""
+    launch = rendered("slurm", "h100-16", retries=2)
+    for code in codes:
+        clients.add_script("famjax", f"#!/bin/bash\nexit $((SLURM_PROCID ? {code} : 0))\n")
+        assert run(clients, launch).returncode == code
+    assert clients.calls("scontrol") == [["requeue", "77"]] * requeued
+
+
+def test_stopping_is_left_to_the_processes(clients):
+    """A SIGTERM to the whole job ends the script before it has put the run back into the queue."""
+    clients.add_script("famjax", STOPPED)
+    assert run(clients, rendered("slurm", "h100-16", setup="export SCRIPT=$$")).returncode == 143
+    assert clients.calls("scontrol") == [["requeue", "77"]]
+
+
+@pytest.mark.parametrize("name", ["h100-4", "h100-16"])
+def test_directives_of_a_run(name):
+    """GPUs that no process uses, a run that is not warned of the time limit, a log that a second start erases."""
+    found = directives(
+        rendered("slurm", name, partition="gpu", account="us", time_limit="2-00:00:00", grace_seconds=600).files[
+            "job.sh"
+        ]
+    )
+    gpus = int(name.split("-")[1])
+    assert int(found["nodes"]) * int(found["ntasks-per-node"]) == gpus
+    assert found["gpus-per-node"] == found["ntasks-per-node"]
+    assert (found["signal"], found["time"], found["open-mode"]) == ("TERM@600", "2-00:00:00", "append")
+    assert (found["partition"], found["account"], found["requeue"]) == ("gpu", "us", "")
+    assert found["output"] == "launched/tiny/%j.log"
+
+
+def test_directives_of_a_scan():
+    """Processes of one part that take parts of their own, or logs of all parts in one file."""
+    script = rendered("slurm", "h100-4", SCAN, shards=8).files["job.sh"]
+    found = directives(script)
+    assert (found["array"], found["nodes"], found["ntasks-per-node"]) == ("0-7", "1", "1")
+    assert (found["gpus-per-node"], found["output"]) == ("4", "launched/tiny/%A_%a.log")
+    assert "SCAN_SHARD" not in script  # Slurm's own variables say which part
+
+
+def test_famjax_itself_runs(clients, tmp_path):
+    """A command line that famjax refuses: quotes that are lost on the way from a user to a process on a node."""
+    clients.add_script("famjax", FAMJAX.format(python=sys.executable))
+    (tmp_path / "mine.gin").write_text("BATCH_SIZE = 4\n")
+    launch = rendered("slurm", "h100-16", [*RUN, "--gin_file=mine.gin"])
+    (tmp_path / "mine.gin").write_text("BATCH_SIZE = 0\n")
+    process = run(clients, launch)
+    assert process.returncode == 2
+    assert process.stderr.count("DataConfig.batch_size = 0; allowed: 1 or more.") == 2
+    assert clients.calls("scontrol") == []

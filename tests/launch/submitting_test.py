@@ -1,0 +1,112 @@
+"""`famjax launch submit`: what is checked before, which command is run, and what is said when it fails."""
+
+import shlex
+
+import pytest
+
+from command_line import invoke
+from famjax.launch import submitting
+from launching import NEEDED, RUN, Clients, flags
+
+CLIENTS = {"gke": "kubectl", "xpk": "xpk", "tpu_vm": "gcloud", "slurm": "sbatch"}
+SLICES = {"gke": "v5e-16", "xpk": "v5e-16", "tpu_vm": "v5e-16", "slurm": "h100-8"}
+
+
+@pytest.fixture
+def clients(tmp_path, monkeypatch):
+    """Stand-ins for every client, which succeed."""
+    clients = Clients(tmp_path / "bin")
+    for name in {"gcloud", *CLIENTS.values()}:
+        clients.add(name)
+    monkeypatch.setenv("PATH", clients.path)
+    monkeypatch.chdir(tmp_path)
+    return clients
+
+
+def submit(capsys, platform, *more, run=RUN):
+    """Submits a launch."""
+    return invoke(capsys, ["launch", "submit", *flags(platform, SLICES[platform]), *more, *run])
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Leaves out the run's check, which takes seconds."""
+    monkeypatch.setattr(submitting, "describe_run", lambda configuration: "")
+
+
+@pytest.mark.parametrize("platform", NEEDED)
+@pytest.mark.usefixtures("unchecked")
+def test_the_client_is_called_as_printed(capsys, clients, tmp_path, platform):
+    """A command is shown and another one is run, or none."""
+    outcome = submit(capsys, platform)
+    assert outcome.code == 0, outcome.stderr
+    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("$ ")]
+    client, *arguments = shlex.split(line[2:])
+    assert client == CLIENTS[platform]
+    calls = clients.calls(client)
+    assert [call for call in calls if call[:2] != ["storage", "buckets"]] == [arguments]
+    written = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "launched").rglob("*.*"))
+    assert [f"wrote {path}" for path in written] == sorted(
+        text for text in outcome.stdout.splitlines() if text.startswith("wrote ")
+    )
+    assert platform == "xpk" or any(path in line for path in written)
+
+
+def test_a_wrong_run_is_not_submitted(capsys, clients):
+    """What --dry_run refuses is found out on the slice, after hours in a queue."""
+    outcome = submit(capsys, "gke", "--gin.AdamW.freeze=('nothing/.*',)")
+    assert outcome.code == 2
+    assert "nothing/.*" in outcome.stderr
+    assert clients.calls("kubectl") == []
+
+
+def test_a_file_in_a_mounted_bucket_is_not_looked_for_here(capsys, clients):
+    """A run whose vocabulary lies in a bucket can be submitted only from a machine that has it mounted."""
+    vocabulary = [
+        "--gin.VOCABULARY=@SentencePieceVocabulary()",
+        "--gin.SentencePieceVocabulary.path='/gcs/my-runs/a.model'",
+    ]
+    outcome = submit(capsys, "gke", *vocabulary)
+    assert outcome.code == 0, outcome.stderr
+    assert "checking the run ... as far as this machine can see: " in outcome.stdout
+    assert "/gcs/my-runs/a.model" in outcome.stdout
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_bucket_that_does_not_exist(capsys, clients):
+    """A misspelled bucket is found out by the run, when it first saves."""
+    clients.add("gcloud", (1, ""), (0, "my-rums\nother\n"))
+    outcome = submit(capsys, "gke")
+    assert outcome.code == 2
+    assert outcome.stderr == (
+        "--bucket=gs://my-runs does not exist, or you may not see it. Did you mean my-rums? "
+        "The project has 2 buckets: my-rums, other.\n"
+    )
+    assert clients.calls("gcloud")[0] == ["storage", "buckets", "describe", "gs://my-runs", "--format=value(name)"]
+    assert clients.calls("kubectl") == []
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_client_that_fails_or_is_missing(capsys, clients, monkeypatch):
+    """A launch that failed looks like one that did not."""
+    clients.add("kubectl", (3, ""))
+    outcome = submit(capsys, "gke")
+    assert (outcome.code, outcome.stderr) == (2, "kubectl ended with exit code 3; nothing has been submitted.\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    outcome = submit(capsys, "gke")
+    assert outcome.code == 2
+    assert "checking the buckets ... skipped: gcloud is not installed here" in outcome.stdout
+    assert outcome.stderr.startswith("kubectl is not installed here")
+
+
+def test_render_calls_nothing(capsys, clients, tmp_path):
+    """Whoever wants to see the files has not asked for machines."""
+    outcome = invoke(capsys, ["launch", "render", *flags("gke", "v5e-16"), *RUN])
+    assert outcome.code == 0
+    assert not list(clients.folder.glob("*.calls"))
+    assert outcome.stdout.splitlines()[:3] == [
+        "wrote launched/tiny/jobset.yaml",
+        "submit with:",
+        "  kubectl create --filename=launched/tiny/jobset.yaml",
+    ]
+    assert outcome.stderr == ""
