@@ -62,6 +62,10 @@ def test_commands_load(page, capsys, monkeypatch, tmp_path):
             tool.make_parser().parse_args(arguments[3:])
             continue
         assert arguments[0] == "famjax", command
+        if arguments[1] == "launch":
+            assert main.main(["launch", "render", *arguments[3:], f"--output_dir={tmp_path}"]) == 0
+            capsys.readouterr()
+            continue
         if "--run_mode=scan" in arguments:  # its dry run looks for the checkpoints
             parsed = parse_arguments(arguments[1:], list(main.RUN_MODES))
             load(ScanJob, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)

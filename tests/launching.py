@@ -28,7 +28,7 @@ SCAN = (
     "--gin.CHECKPOINTS={'books': 'gs://my-runs/tiny'}",
     "--gin.SCAN_TASKS=['passkey']",
     "--gin.SCAN_LENGTHS=[1024, 2048]",
-    "--gin.SCAN_OUTPUT_DIR='gs://my-runs/scan'",
+    "--gin.SCAN_OUTPUT_DIR='/gcs/my-runs/scan'",
 )
 # What each platform needs besides name and slice.
 NEEDED = {

@@ -59,6 +59,8 @@ def test_wheel_holds_gin_files_and_finds_them(tmp_path):
     assert all((tmp_path / "site/famjax/gin_files" / name).is_file() for name in names)
     assert (tmp_path / "site/famjax/py.typed").is_file()
     assert (tmp_path / "site/famjax/interop/decoder_only.json").is_file()
+    templates = [path.name for path in (ROOT / "famjax/launch/templates").iterdir()]
+    assert all((tmp_path / "site/famjax/launch/templates" / name).is_file() for name in templates)
     assert not (tmp_path / "site/gin").exists()
     flags = ["--gin_file=runs/pretrain.gin", "--gin_file=models/tiny.gin"]
     process = subprocess.run(

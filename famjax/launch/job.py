@@ -103,12 +103,20 @@ def check_output(job: LaunchedJob, buckets: tuple[str, ...]) -> None:
     """Refuses results on the disk of a machine that is gone when the run has ended.
 
     Raises:
-      ConfigError: the results do not go to a bucket.
+      ConfigError: the results do not go to a bucket, or, for a scan, which appends to its files, to one that is not
+        mounted.
     """
+    root = BUCKETS_FOLDER if job.run_mode == "scan" else "gs:/"
     if job.output and not _IN_BUCKET.match(job.output):
         raise ConfigError(
             f"{job.output_setting} = {job.output!r} is on the machine's own disk, which is gone when the run ends. "
-            f"Set it to a folder in a bucket: 'gs://{buckets[0]}/...'."
+            f"Set it to a folder in a bucket: '{root}/{buckets[0]}/...'."
+        )
+    if job.run_mode == "scan" and not job.output.startswith(BUCKETS_FOLDER):
+        mounted = job.output.replace("gs:/", BUCKETS_FOLDER, 1)
+        raise ConfigError(
+            f"{job.output_setting} = {job.output!r}: a scan appends to its files, for which the bucket has to be "
+            f"mounted; set it to {mounted!r}."
         )
 
 

@@ -11,6 +11,8 @@ from famjax.pods.slices import TpuSlice
 _RETRIED_CODES = tuple(code for code in (1, 2, 3, 4, 5, 6) if code not in FINAL_CODES)
 # xpk has machines of 4 chips for these generations, and none for smaller slices.
 _SMALLEST = {"v5e": 8}
+# Where xpk takes a number alone for a longer shape than Google Cloud does (v4-768 for 4x4x24).
+_NAMED_BY_TOPOLOGY = frozenset({"v4"})
 
 
 def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
@@ -68,11 +70,11 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
 
 
 def _tpu_type(tpu: TpuSlice) -> str:
-    """xpk's name: gcloud's, or generation and topology where the name alone means another one to xpk."""
+    """xpk's name: gcloud's, or generation and topology where the number alone means another shape."""
     if tpu.chips < _SMALLEST.get(tpu.generation.name, 0):
         smallest = f"{tpu.generation.name}-{_SMALLEST[tpu.generation.name]}"
         raise ConfigError(f"--slice={tpu.name}: xpk's smallest is {smallest}; --platform=gke has it.")
-    if tpu.has_usual_topology:
+    if tpu.has_usual_topology and tpu.generation.name not in _NAMED_BY_TOPOLOGY:
         return tpu.accelerator_type
     return f"{tpu.generation.accelerator_prefix}-{tpu.topology_name}"
 

@@ -72,6 +72,14 @@ def test_results_on_a_machine_that_goes_are_refused(platform):
     assert "'gs://my-runs/...'" in str(caught.value)
 
 
+def test_a_scan_appends_to_its_files():
+    """A scan that is refused by the first pod, after the slice was waited for: a bucket that is not mounted."""
+    with pytest.raises(ConfigError) as caught:
+        rendered("gke", "v5e-4", [*SCAN, "--gin.SCAN_OUTPUT_DIR='gs://my-runs/scan'"])
+    assert "ScanJob.output_dir = 'gs://my-runs/scan': a scan appends to its files" in str(caught.value)
+    assert "set it to '/gcs/my-runs/scan'." in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("platform", "slice_name", "settings", "message"),
     [

@@ -49,11 +49,12 @@ def options(command):
 
 @pytest.mark.parametrize("name", [name for name in TPU_SLICES if name != "v5e-4"] + ["v5p-4x4x16"])
 def test_xpk(name):
-    """A flag that xpk does not have (https://github.com/AI-Hypercomputer/xpk, 1.13), a slice by another name."""
+    """A flag that xpk does not have (https://github.com/AI-Hypercomputer/xpk, 1.16), a slice by another name."""
     launch = rendered("xpk", name, MOUNTED, num_slices=2, capacity="spot", retries=9, env=("A=b c",), zone="z")
     assert launch.command[:3] == ("xpk", "workload", "create")
     flags = options(launch.command[3:])
     kind, _, size = name.partition("-")
+    size = {"v4-8": "2x2x1", "v4-128": "4x4x4"}.get(name, size)
     assert flags == {
         "--workload": "tiny",
         "--cluster": "my-cluster",
