@@ -19,7 +19,7 @@ USAGE = """\
 famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
 
   famjax --gin_file=FILE [--gin_file=FILE ...] [--gin.NAME=VALUE ...] [--run_mode=MODE] [--dry_run]
-  famjax launch render|submit ...    the same run on a TPU slice or a GPU cluster (famjax launch --help)
+  famjax launch render|submit ... --gin_file=FILE ...    on TPU slices or a GPU cluster (famjax launch --help)
 
   --run_mode=MODE           train (the default), eval, infer (answer prompts), scan (evaluate a grid of checkpoints,
                             memories, tasks and lengths), report (of scans), attention (pictures of it) or

@@ -20,6 +20,9 @@ FINAL_CODES = (2, 5)
 # The exit code of a run that was stopped and has saved: it is started again, and not counted as a failure.
 STOPPED_CODE = 143
 
+# Run modes that several hosts share; the others are one process.
+SHARED_MODES = ("train", "eval", "scan")
+
 _IN_BUCKET = re.compile(r"(?:gs:/|/gcs)/([^/]+)")
 # The fields of a job in which stands where its results go.
 _OUTPUTS = ("model_dir", "output_dir", "output")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig, Platform, check_buckets
 from famjax.launch.gke import render_gke
-from famjax.launch.job import LaunchedJob
+from famjax.launch.job import SHARED_MODES, LaunchedJob
 from famjax.launch.rendered import Rendered
 from famjax.launch.slurm import render_slurm
 from famjax.launch.tpu_vm import render_tpu_vm
@@ -28,6 +28,13 @@ def render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
     """
     if config.shards > 1 and job.run_mode != "scan":
         raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
+    hosts = config.gpus.hosts if config.platform == "slurm" else config.num_slices * config.tpu.hosts
+    if hosts > 1 and job.run_mode not in SHARED_MODES:
+        where = f"--slice={config.slice}{f' --num_slices={config.num_slices}' if config.num_slices > 1 else ''}"
+        raise ConfigError(
+            f"--run_mode={job.run_mode} runs in one process, and {where} has {hosts} hosts. "
+            f"On several: {', '.join(SHARED_MODES)}."
+        )
     if config.platform != "slurm":
         check_buckets(config, job.buckets)
     return _RENDERERS[config.platform](config, job)

@@ -2,7 +2,7 @@
 
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig
-from famjax.launch.job import LaunchedJob
+from famjax.launch.job import SHARED_MODES, LaunchedJob
 from famjax.launch.quoting import one_flag_a_line
 from famjax.launch.rendered import Rendered, headline
 from famjax.launch.templating import fill
@@ -30,8 +30,8 @@ def render_slurm(config: LaunchConfig, job: LaunchedJob) -> Rendered:
             "gpus": config.gpus,
             "headline": headline(config, job),
             "in_parts": in_parts,
-            # jax.distributed gives each Slurm task one GPU. A part of a scan is one process.
-            "tasks": 1 if in_parts else config.gpus.chips_per_host,
+            # Of several tasks on a host each has one GPU; one task has them all. A part of a scan is one process.
+            "tasks": 1 if in_parts or job.run_mode not in SHARED_MODES else config.gpus.chips_per_host,
             "command": one_flag_a_line(job.command, indent=8),
         },
     )

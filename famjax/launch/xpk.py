@@ -1,5 +1,7 @@
 """xpk: one command, which makes the JobSet itself."""
 
+import itertools
+
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig
 from famjax.launch.job import FINAL_CODES, LaunchedJob, check_output
@@ -7,8 +9,8 @@ from famjax.launch.quoting import on_one_line, one_flag_a_line
 from famjax.launch.rendered import Rendered, headline
 from famjax.pods.slices import TpuSlice
 
-# The other exit codes of famjax; xpk itself starts again after 127 to 255, 143 (stopped and saved) among them.
-_RETRIED_CODES = tuple(code for code in (1, 2, 3, 4, 5, 6) if code not in FINAL_CODES)
+# xpk itself starts again after the exit codes from this one on, 143 (stopped and saved) among them.
+_XPK_RETRIES_FROM = 127
 # xpk has machines of 4 chips for these generations, and none for smaller slices.
 _SMALLEST = {"v5e": 8}
 # Where xpk takes a number alone for a longer shape than Google Cloud does (v4-768 for 4x4x24).
@@ -42,7 +44,7 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         *_capacity(config),
         f"--docker-image={config.image}",
         f"--max-restarts={config.retries}",
-        f"--restart-on-exit-codes={','.join(map(str, _RETRIED_CODES))}",
+        f"--restart-on-exit-codes={_retried_codes()}",
         f"--termination-grace-period-seconds={config.grace_seconds}",
         *(f"--storage={bucket}" for bucket in job.mounted),
         *(f"--env={text}" for text in config.env),
@@ -67,6 +69,13 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
             ("end it", f"xpk workload delete {where} --workload={config.name}"),
         ),
     )
+
+
+def _retried_codes() -> str:
+    """All exit codes of failures, as xpk writes ranges."""
+    edges = [0, *FINAL_CODES, _XPK_RETRIES_FROM]
+    between = ((low + 1, high - 1) for low, high in itertools.pairwise(edges))
+    return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in between if low <= high)
 
 
 def _tpu_type(tpu: TpuSlice) -> str:

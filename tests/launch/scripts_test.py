@@ -64,7 +64,7 @@ def test_xpk(name):
         "--spot": None,
         "--docker-image": "registry/famjax:1",
         "--max-restarts": "9",
-        "--restart-on-exit-codes": "1,3,4,6",
+        "--restart-on-exit-codes": "1,3-4,6-126",
         "--termination-grace-period-seconds": "300",
         "--storage": "my-runs",
         "--env": "A=b c",
