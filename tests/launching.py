@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,6 +80,24 @@ def rendered(platform, slice_name, run=RUN, **settings):
     """A launch, rendered and not written."""
     values = {"platform": platform, "name": "tiny", "slice": slice_name, **NEEDED[platform], **settings}
     return render(LaunchConfig(**values), read_run(tuple(run)))
+
+
+def run_script(script, **variables):
+    """Runs a bash script to its end; after a minute it and all that it has started are ended."""
+    process = subprocess.Popen(
+        ["bash", "-c", script],
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(script, process.returncode, stdout, stderr)
 
 
 class Clients:

@@ -1,14 +1,12 @@
 """Slurm's script, run for real: srun starts two processes here, and scontrol notes what goes back to the queue."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launching import RUN, SCAN, Clients, rendered
+from launching import RUN, SCAN, Clients, rendered, run_script
 
 ROOT = Path(__file__).parent.parent.parent
 # Two tasks on this machine, with the variables that Slurm sets; the exit code is the highest, as srun's is.
@@ -53,10 +51,7 @@ def clients(tmp_path, monkeypatch):
 
 def run(clients, launch):
     """Runs the script as sbatch does."""
-    environment = {**os.environ, "PATH": clients.path, "SLURM_JOB_ID": "77", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["bash", "-c", launch.files["job.sh"]], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return run_script(launch.files["job.sh"], PATH=clients.path, SLURM_JOB_ID="77", PYTHONPATH=str(ROOT))
 
 
 def directives(script):

@@ -1,11 +1,8 @@
 """What a TPU VM runs, and what requests it again: the scripts themselves, under programs that stand in for Google's."""
 
-import os
-import subprocess
-
 import pytest
 
-from launching import RUN, Clients, rendered
+from launching import RUN, Clients, rendered, run_script
 
 # curl, as Google's metadata server answers: the first host of the first slice.
 CURL = """#!/bin/bash
@@ -38,10 +35,7 @@ def clients(tmp_path):
 
 def run(clients, script, **variables):
     """Runs a script to its end."""
-    environment = {**os.environ, "PATH": clients.path, **variables}
-    return subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return run_script(script, PATH=clients.path, **variables)
 
 
 def containers(clients, codes):
