@@ -30,8 +30,7 @@ famjax launch writes what a platform needs for a run, and submits it.
 
 RUN is the run itself as `famjax` takes it: --run_mode, --gin_file, --gin.NAME=VALUE. FLAGS say where it runs:
 
-{flags}
-  --launch_file         a gin file with these settings, as LaunchConfig.image = '...'; may be repeated; flags win
+{flags}  --launch_file         a gin file with these settings, as LaunchConfig.image = '...'; may be repeated; flags win
 
 Train the 1B model on two slices of 256 chips, which Kueue admits when they are free:
 

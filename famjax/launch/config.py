@@ -69,17 +69,17 @@ class LaunchConfig:
     Attributes:
       platform: "gke" (Google Kubernetes Engine with JobSet), "xpk", "tpu_vm" (queued resources) or "slurm" (GPUs).
       name: of the job: small letters, digits and dashes.
-      slice: a TPU slice, v5e-256, v5p-128 or v5p-4x4x8; for slurm a number of GPUs, h100-16.
+      slice: a TPU slice, v5e-256, v5p-128 or v5p-4x4x8, or, for slurm, a number of GPUs, h100-16.
       num_slices: TPU slices joined over the data center network.
       image: the container image with famjax, built with launch/Dockerfile.tpu.
-      bucket: a Cloud Storage bucket that the run reads or writes; may be given more than once. What the run refers to
-        as /gcs/BUCKET/... is mounted there; what it writes must lie in a bucket, as gs://BUCKET/... or /gcs/BUCKET/...
+      bucket: a Cloud Storage bucket that the run reads or writes, once for each. What the run refers to as
+        /gcs/BUCKET/... is mounted there; what it writes must lie in a bucket, as gs://BUCKET/... or /gcs/BUCKET/...
       capacity: "on_demand", "spot" or "reserved".
       reservation: the reservation's name, for capacity "reserved".
-      retries: starts after a failure; those after a preemption are not counted (xpk counts them).
+      retries: starts after a failure, those after a preemption not counted (xpk counts them).
       shards: parts of a scan (`--run_mode=scan`) that run at the same time, each on a slice of one host of its own.
       grace_seconds: between the warning of the end (SIGTERM) and the end: for finishing a step and saving.
-      env: NAME=VALUE for the run's environment; may be given more than once.
+      env: NAME=VALUE for the run's environment, once for each.
       cluster: xpk's cluster; for gke the context of kubectl.
       namespace: of Kubernetes.
       queue: Kueue's LocalQueue; empty: no queue.
