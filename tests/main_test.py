@@ -157,7 +157,8 @@ def test_examples_of_the_usage_are_right(capsys):
 def test_light_modules_import_nothing_heavy(tmp_path):
     """A config error, or --help, that first loads jax or tensorflow takes ten seconds."""
     script = (
-        "import sys, famjax.main, famjax.launch.command; from famjax.configuration import loading, registry; registry.register_all();"
+        "import sys, famjax.main, famjax.launch.command;"
+        "from famjax.configuration import loading, registry; registry.register_all();"
         "print(sorted({'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow', 'seqio'} & set(sys.modules)))"
     )
     process = subprocess.run(
