@@ -6,7 +6,7 @@ import sys
 
 from famjax.configuration.dry_run import describe_run
 from famjax.configuration.origin import nearest
-from famjax.errors import ConfigError, DataError
+from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.launch.config import LaunchConfig
 from famjax.launch.job import BUCKETS_FOLDER, LaunchedJob
 from famjax.launch.quoting import on_one_line
@@ -25,7 +25,7 @@ def check_before_submitting(config: LaunchConfig, job: LaunchedJob) -> None:
 
     Raises:
       ConfigError: whatever --dry_run would refuse, or a bucket that does not exist, with the nearest that do.
-      DataError: a file on this machine cannot be read.
+      DataError, CheckpointError: a file or a checkpoint that should be on this machine, or in a bucket, cannot be read.
     """
     sys.stdout.write(f"checking the run ... {_checked_configuration(job)}\n")
     sys.stdout.flush()
@@ -53,7 +53,7 @@ def submit(rendered: Rendered) -> None:
 def _checked_configuration(job: LaunchedJob) -> str:
     try:
         describe_run(job.configuration)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         # What lies in a mounted bucket is not on this machine.
         if f"{BUCKETS_FOLDER}/" not in str(error):
             raise
@@ -70,7 +70,8 @@ def _checked_buckets(config: LaunchConfig) -> str:
             continue
         listing = _gcloud("storage", "buckets", "list", "--format=value(name)", *project)
         if listing.returncode:
-            raise ConfigError(f"--bucket=gs://{bucket} cannot be seen: {listing.stderr.strip()}")
+            reason = (listing.stderr.strip().splitlines() or ["gcloud storage buckets list failed"])[0]
+            raise ConfigError(f"--bucket=gs://{bucket} cannot be seen: {reason}")
         known = listing.stdout.split()
         raise ConfigError(
             f"--bucket=gs://{bucket} does not exist, or you may not see it.{nearest(bucket, known)} "

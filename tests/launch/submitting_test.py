@@ -6,7 +6,7 @@ import pytest
 
 from command_line import invoke
 from famjax.launch import submitting
-from launching import NEEDED, RUN, Clients, flags
+from launching import NEEDED, RUN, SCAN, Clients, flags
 
 CLIENTS = {"gke": "kubectl", "xpk": "xpk", "tpu_vm": "gcloud", "slurm": "sbatch"}
 SLICES = {"gke": "v5e-16", "xpk": "v5e-16", "tpu_vm": "v5e-16", "slurm": "h100-8"}
@@ -70,6 +70,9 @@ def test_a_file_in_a_mounted_bucket_is_not_looked_for_here(capsys, clients):
     assert outcome.code == 0, outcome.stderr
     assert "checking the run ... as far as this machine can see: " in outcome.stdout
     assert "/gcs/my-runs/a.model" in outcome.stdout
+    outcome = submit(capsys, "gke", run=[*SCAN, "--gin.CHECKPOINTS={'books': '/gcs/my-runs/tiny'}"])
+    assert outcome.code == 0, outcome.stderr
+    assert "as far as this machine can see: /gcs/my-runs/tiny" in outcome.stdout
 
 
 @pytest.mark.usefixtures("unchecked")
