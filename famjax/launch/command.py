@@ -137,9 +137,8 @@ def _parse(arguments: Sequence[str], run_modes: Sequence[str]) -> tuple[LaunchCo
     try:
         config = load(LaunchConfig, values.launch_file, given, parsed.gin_search_paths).job
     except ConfigError as error:
-        # A setting given here is a flag of its own, and its name says where it was set.
-        message = re.sub(r"\n  (\w+) is set at --gin\.LaunchConfig\.\1\b", "", str(error))
-        raise ConfigError(message.replace("--gin.LaunchConfig.", "--")) from error
+        # A flag's name stands in the message already.
+        raise ConfigError(re.sub(r"\n  (\w+) is set at --gin\.LaunchConfig\.\1\b", "", str(error))) from error
     return config, parsed
 
 
