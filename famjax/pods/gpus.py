@@ -91,7 +91,8 @@ def parse_gpus(name: str) -> GpuSlice:
     kind, _, size = name.strip().lower().rpartition("-")
     count = int(size) if size.isascii() and size.isdigit() else 0
     if kind not in KINDS or not count:
-        nearest = difflib.get_close_matches(kind or size, KINDS, n=2, cutoff=0.3)
+        sizes = [one for one in KINDS if one.startswith(f"{kind}-")]
+        nearest = sizes or difflib.get_close_matches(kind or size, KINDS, n=2, cutoff=0.3)
         hint = f" Nearest: {', '.join(f'{one}-{count or GPUS_PER_HOST}' for one in nearest)}." if nearest else ""
         raise ConfigError(f"{name!r} is no set of GPUs.{hint} Kinds: {', '.join(KINDS)}, with a number: h100-16.")
     if count < GPUS_PER_HOST or count % GPUS_PER_HOST == 0:
