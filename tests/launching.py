@@ -82,8 +82,8 @@ def rendered(platform, slice_name, run=RUN, **settings):
     return render(LaunchConfig(**values), read_run(tuple(run)))
 
 
-def run_script(script, **variables):
-    """Runs a bash script to its end; after a minute it and all that it has started are ended."""
+def run_script(script, seconds=60, **variables):
+    """Runs a bash script to its end; after so many seconds it and all that it has started are ended."""
     process = subprocess.Popen(
         ["bash", "-c", script],
         env={**os.environ, **variables},
@@ -93,7 +93,7 @@ def run_script(script, **variables):
         start_new_session=True,
     )
     try:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise

@@ -14,7 +14,7 @@ SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 \\
-        SLURM_STEP_NODELIST=localhost "$@" &
+        SLURM_STEP_NODELIST=localhost SLURM_STEP_TASKS_PER_NODE=2 "$@" &
     tasks[task]=$!
 done
 trap 'kill -TERM "${tasks[@]}"' TERM
