@@ -4,11 +4,13 @@ import math
 import re
 
 import pytest
+from gin.config_parser import ConfigParser, IncludeStatement, ParserDelegate
 
 from famjax.configuration.bindings import read_bindings
 from famjax.configuration.files import gin_root
 from famjax.configuration.loading import load
 from famjax.configuration.statements import REQUIRED
+from famjax.errors import ConfigError
 from famjax.evaluation.config import EvalJob
 from famjax.evaluation.scan.config import ScanJob
 from famjax.inference.attention_config import AttentionJob
@@ -17,7 +19,10 @@ from famjax.models.transformer import parameter_shapes
 from famjax.training.config import TrainJob
 from famjax.training.merge_config import MergeJob
 
-ALL_FILES = sorted(str(path.relative_to(gin_root())) for path in gin_root().rglob("*.gin"))
+GIN_FILES = sorted(str(path.relative_to(gin_root())) for path in gin_root().rglob("*.gin"))
+# For t5x's main: famjax's reader refuses them, and tests/interop/t5x_main_test.py runs them.
+T5X_FILES = [file for file in GIN_FILES if file.startswith("t5x/")]
+ALL_FILES = [file for file in GIN_FILES if file not in T5X_FILES]
 # Parts that others include and that are nothing by themselves.
 FRAGMENTS = {"models/base.gin", "models/paper.gin", "recipes/demo.gin", "runs/train.gin", "tasks.gin"}
 # What a file of each folder needs besides itself.
@@ -92,7 +97,8 @@ def test_file_loads_and_its_model_initialises(file, tmp_path):
 
 def test_fragments_are_included_by_others():
     """A fragment that nobody includes is loaded by no test."""
-    included = {name for path in gin_root().rglob("*.gin") for name in re.findall(r"include '(.*)'", path.read_text())}
+    texts = [gin_root().joinpath(file).read_text() for file in ALL_FILES]
+    included = {name for text in texts for name in re.findall(r"include '(.*)'", text)}
     assert included >= FRAGMENTS
     assert included <= set(ALL_FILES)
 
@@ -108,6 +114,31 @@ def test_header_names_what_is_required(file):
     assert required
     assert required <= named | {"MODEL_DIR"}
     assert named <= set(bindings.macros) | {"MEMORY"}
+
+
+@pytest.mark.parametrize("file", T5X_FILES)
+def test_files_for_t5x_parse(file):
+    """A line that is not gin, and a file that famjax is given in the place of its own, are told of before t5x runs."""
+    text = gin_root().joinpath(file).read_text()
+    statements = list(ConfigParser(text, Unresolved()))
+    assert statements[0].module == "__gin__.dynamic_registration"
+    assert text.startswith("# ")
+    assert "# Required: MODEL (a file of models/) and its MEMORY (a file of memory/)" in text
+    included = {statement.filename for statement in statements if isinstance(statement, IncludeStatement)}
+    ours = {name for name in included if not name.startswith("t5x/configs/")}
+    assert ours == (set() if file == "t5x/model.gin" else {"t5x/model.gin"})
+    with pytest.raises(ConfigError, match=rf"{file}:\d+: this file is for t5x"):
+        read_bindings([file], [])
+
+
+class Unresolved(ParserDelegate):
+    """Leaves names as they are."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return f"@{scoped_configurable_name}"
+
+    def macro(self, macro_name):
+        return f"%{macro_name}"
 
 
 @pytest.mark.parametrize("file", ["models/1b.gin", "models/8b.gin", "models/24b.gin"])

@@ -76,7 +76,7 @@ def parse_file(path: Path) -> Iterator[Statement]:
     """Yields the statements of a gin file.
 
     Raises:
-      ConfigError: a line is not gin.
+      ConfigError: a line is not gin, or the file is one of t5x's.
     """
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -114,6 +114,11 @@ def _to_statement(statement: Any, origin: Origin) -> Statement:
             return Statement("block", origin, scope=scope, selector=selector)
         case config_parser.IncludeStatement(filename):
             return Statement("include", origin, name=filename)
+        case config_parser.ImportStatement(module) if module.startswith("__gin__."):
+            raise ConfigError(
+                f"{origin}: this file is for t5x, whose gin files import what they name (__gin__). Give it to "
+                "python -m t5x.main (docs/t5x.md); famjax's own run files are runs/*.gin."
+            )
         case config_parser.ImportStatement(module):
             return Statement("import", origin, name=module)
     raise AssertionError(f"gin's parser gave {statement!r}")
