@@ -99,11 +99,15 @@ class FamModel(models.DecoderOnlyModel):
           random_position_offset: in training each text gets, with probability 1/2, a position offset.
 
         Raises:
-          ConfigError: a vocabulary with more ids than the model.
+          ConfigError: a vocabulary with more ids than the model, or state passing without a FAM to pass.
         """
         if vocabulary.vocab_size > config.vocab_size:
             raise ConfigError(
                 f"TransformerConfig.vocab_size = {config.vocab_size}; the vocabulary has {vocabulary.vocab_size} ids."
+            )
+        if state_passing.probability and not config.memory.fam_length:
+            raise ConfigError(
+                f"StatePassing.probability = {state_passing.probability} needs a FAM to pass (MemoryConfig.fam_length)."
             )
         super().__init__(
             module=ScannedTransformer(config),

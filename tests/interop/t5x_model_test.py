@@ -249,3 +249,5 @@ def test_what_would_be_read_wrongly_is_refused():
     small: TransformerConfig = dataclasses.replace(CONFIG, vocab_size=10)
     with pytest.raises(ConfigError, match="vocab_size = 10"):
         make_model(small)
+    with pytest.raises(ConfigError, match="needs a FAM to pass"):
+        make_model(vary(fam_length=0), state_passing=StatePassing(probability=0.5))
