@@ -12,7 +12,7 @@ from pathlib import Path
 from famjax.interop.command_line import GIGABYTE, ProgressLines, add_memory_flags, memory_of, run_command
 from famjax.interop.t5x_importing import T5xImport, import_t5x, parse_settings
 from famjax.interop.t5x_layouts import open_checkpoint
-from famjax.interop.t5x_mapping import DECODER_ONLY, read_mapping
+from famjax.interop.t5x_mapping import NAMED, read_mapping
 from famjax.interop.writing import MODEL_FILE
 
 
@@ -57,6 +57,11 @@ def _assumptions(made: T5xImport) -> str:
     return "".join(lines)
 
 
+def _mapping_file(text: str) -> Path:
+    """The file of a mapping, which may be given by name."""
+    return NAMED.get(text, Path(text))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line's flags."""
     parser = argparse.ArgumentParser(
@@ -74,9 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     importing.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and model.gin")
     importing.add_argument(
         "--mapping",
-        type=Path,
-        default=DECODER_ONLY,
-        help="JSON file: which array is which parameter; default: that of t5x/examples/decoder_only, %(default)s",
+        type=_mapping_file,
+        default="decoder_only",
+        help="which array is which parameter: a JSON file; decoder_only (default), that of t5x/examples/decoder_only; "
+        "or famjax, that of famjax's own model trained with t5x",
     )
     importing.add_argument(
         "--set",

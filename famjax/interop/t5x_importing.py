@@ -13,13 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from famjax.configuration.value_types import TypeMismatch, convert
 from famjax.errors import CheckpointError, ConfigError
 from famjax.interop.layouts import FAM_PARAMETERS, Slot, is_stacked, shapes_of
 from famjax.interop.t5x_layouts import T5xCheckpoint, open_checkpoint
 from famjax.interop.t5x_mapping import Found, PathMapping, find_parameters
 from famjax.interop.writing import Progress, require_shapes, require_unused, shown, write_checkpoint
-from famjax.models.config import MemoryConfig, RopeScaling, TransformerConfig
+from famjax.models.config import FamStart, MemoryConfig, RopeScaling, TransformerConfig
+
+Array = NDArray[Any]
 
 # Settings that are a parameter's being there.
 _PARTS = {
@@ -72,7 +77,7 @@ def import_t5x(
     Args:
       source: a t5x MODEL_DIR or one checkpoint in it, in the legacy layout or in Orbax's.
       output: a folder without checkpoints; made where it does not exist.
-      memory: that the model gets; its FAM is 0 (a training run inserts FAM).
+      memory: that the model gets; its FAM is 0 (a training run inserts FAM) where the checkpoint has none.
       mapping: which array is which parameter.
       given: fields of `TransformerConfig`, which go before what the arrays and the mapping tell.
       progress: called with bytes done and bytes in all.
@@ -86,16 +91,50 @@ def import_t5x(
     checkpoint = open_checkpoint(source)
     found = find_parameters(mapping, checkpoint)
     settings = {**_check_fields(mapping.settings, f"{mapping.file} (--mapping)"), **_check_fields(given, "--set")}
+    fam = _read_fam(found)
+    found = {name: part for name, part in found.items() if part.path not in FAM_PARAMETERS}
     seen = _seen(found, settings, checkpoint.folder)
-    config = TransformerConfig(**{**seen, **settings}, memory=memory)
+    config = TransformerConfig(**{**seen, **settings}, memory=_with_fam(memory, fam))
+    _require_fam_shape(fam, config, checkpoint.folder)
     slots = _slots(mapping, config, found)
     _require_all(checkpoint.folder, mapping, config, found)
     tensors = {name: part.tensor for name, part in found.items()}
     require_shapes(tensors, slots, "the model")
     origin = {"imported_from": str(checkpoint.folder.absolute()), "mapping": str(mapping.file)}
-    made = write_checkpoint(output, config, tensors, slots, origin, progress=progress)
-    num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    return T5xImport(checkpoint, config, made, len(tensors), num_bytes, _unseen(config, seen, mapping.settings, given))
+    made = write_checkpoint(output, config, tensors, slots, origin, fam=fam, progress=progress)
+    num_bytes = sum(tensor.num_bytes for tensor in tensors.values()) + sum(array.nbytes for array in fam.values())
+    return T5xImport(
+        checkpoint, config, made, len(tensors) + len(fam), num_bytes, _unseen(config, seen, mapping.settings, given)
+    )
+
+
+def _read_fam(found: Mapping[str, Found]) -> dict[str, Array]:
+    """FAM's own parameters by path, of famjax's model trained in t5x: the prompt [F, D] or the prefix [L, F, D]."""
+    fam = {}
+    for path in FAM_PARAMETERS:
+        parts = sorted((part for part in found.values() if part.path == path), key=lambda part: part.layer or 0)
+        arrays = [part.tensor.read().astype(np.float32) for part in parts]
+        if arrays:
+            fam[path] = np.stack(arrays) if is_stacked(path) else arrays[0]
+    return fam
+
+
+def _with_fam(memory: MemoryConfig, fam: Mapping[str, Array]) -> MemoryConfig:
+    """The memory with a FAM as long as the checkpoint's, if it has one."""
+    for path, array in fam.items():
+        start: FamStart = "prefix" if is_stacked(path) else "prompt"
+        return dataclasses.replace(memory, fam_length=array.shape[-2], fam_start=start)
+    return memory
+
+
+def _require_fam_shape(fam: Mapping[str, Array], config: TransformerConfig, folder: Path) -> None:
+    shapes = shapes_of(config)
+    for path, array in fam.items():
+        if path not in shapes or array.shape != shapes[path].shape:
+            raise CheckpointError(
+                f"{folder}: {path} would have the shape {list(array.shape)}, beside a model of width {config.emb_dim} "
+                f"with {config.num_layers} layers; check --mapping."
+            )
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

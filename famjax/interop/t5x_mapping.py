@@ -23,6 +23,10 @@ from famjax.interop.tensor_files import read_json
 from famjax.interop.writing import Tensor, shown
 
 DECODER_ONLY = Path(__file__).parent / "decoder_only.json"
+# Of famjax's own model, trained with `famjax.interop.t5x_model`.
+FAMJAX = Path(__file__).parent / "t5x_model.json"
+# Those that have a name on the command line.
+NAMED = {"decoder_only": DECODER_ONLY, "famjax": FAMJAX}
 LAYER = "layer"  # The group of a pattern that is a layer's number.
 _LAYERS_AXIS = 1  # t5x's param_scan_axis.
 _KEYS = ("settings", "parameters", "ignored", "refused")

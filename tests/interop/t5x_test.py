@@ -1,5 +1,6 @@
 """Checkpoints of t5x: both layouts, layers apart and together, other decoders' mappings, and what is refused."""
 
+import dataclasses
 import json
 import re
 
@@ -14,8 +15,9 @@ from famjax.errors import CheckpointError, ConfigError
 from famjax.interop import t5x
 from famjax.interop.t5x_importing import import_t5x
 from famjax.interop.t5x_layouts import Stack, StoredArray, open_checkpoint
-from famjax.interop.t5x_mapping import DECODER_ONLY, read_mapping
-from tolerances import FLOAT32, assert_close
+from famjax.interop.t5x_mapping import DECODER_ONLY, FAMJAX, read_mapping
+from small import CONFIG, params_of, vary
+from tolerances import EXACT, FLOAT32, assert_close
 
 TOKENS = np.random.default_rng(3).integers(0, VOCAB, 21)
 HEADS_GIVEN = {"num_heads": HEADS}
@@ -60,6 +62,27 @@ def assert_parameters(folder, arrays):
     for path, value in expected.items():
         np.testing.assert_array_equal(flat[path], value, err_msg=path)
     return config, params
+
+
+@pytest.mark.parametrize("start", ["prompt", "prefix"])
+def test_famjax_s_own_model_keeps_its_fam(start, tmp_path):
+    """Guards against a model trained with famjax's class for t5x that comes back without its memory."""
+    config = vary(fam_start=start)
+    params = {path: np.asarray(value) for path, value in flatten_dict(params_of(config), sep="/").items()}
+    made_by_t5x.write_orbax(params, tmp_path / "t5x")
+    memory = dataclasses.replace(config.memory, fam_length=0)
+    import_t5x(tmp_path / "t5x", tmp_path / "out", memory, read_mapping(FAMJAX), {})
+    found_config, found = params_in(tmp_path / "out")
+    assert found_config == config
+    assert_close(flatten_dict(found, sep="/"), params, EXACT)
+
+
+def test_a_fam_of_another_width_is_refused(tmp_path):
+    """Guards against a prompt that a mapping takes from somewhere else."""
+    params = {path: np.asarray(value) for path, value in flatten_dict(params_of(CONFIG), sep="/").items()}
+    made_by_t5x.write_orbax(params | {"fam_prompt": np.zeros((3, 5), np.float32)}, tmp_path / "t5x")
+    with pytest.raises(CheckpointError, match=r"fam_prompt would have the shape \[3, 5\]"):
+        read_in(tmp_path / "t5x", tmp_path / "out", FAMJAX, {})
 
 
 WRITERS = {
