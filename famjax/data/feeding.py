@@ -119,6 +119,11 @@ def open_vocabulary(config: DataConfig) -> Vocabulary:
     return seqio_vocabulary(config)
 
 
+def fingerprint_of_vocabulary(config: DataConfig) -> str | None:
+    """Of `open_vocabulary`, as checkpoints keep it; None for a seqio task's own, which is not kept."""
+    return make_vocabulary(config.vocabulary).fingerprint if _is_own_task(config) else None
+
+
 def _is_own_task(config: DataConfig) -> bool:
     """Whether famjax makes the examples; otherwise seqio does, where the user's module may have registered the task."""
     import_module(config.module, "DataConfig.module")

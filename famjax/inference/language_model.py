@@ -30,10 +30,10 @@ from famjax.inference.snapshots import load_context
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import DATA_AXIS, make_mesh
-from famjax.training.checkpoint_files import DATA_STATE, StepFolder, read_json
+from famjax.training.checkpoint_files import StepFolder
 from famjax.training.fingerprint import params_fingerprint
 from famjax.training.program import abstract_params
-from famjax.training.restore import find_checkpoint, load_params, read_model_config
+from famjax.training.restore import find_checkpoint, load_params, read_model_config, require_vocabulary
 
 FLAG = "--gin.CHECKPOINT_PATH"
 
@@ -94,8 +94,8 @@ class LanguageModel:
         folder = find_checkpoint(checkpoint, setting=FLAG)
         trained = read_model_config(folder)
         opened = make_vocabulary(vocabulary)
-        check_vocabulary(trained, opened.vocab_size)
         check_same_vocabulary(folder, vocabulary)
+        check_vocabulary(trained, opened.vocab_size)
         devices = make_mesh(mesh)
         _warn_of_copies(batch_size, devices.shape[DATA_AXIS])
         abstract, _ = abstract_params(trained, devices, mesh)
@@ -132,7 +132,7 @@ class LanguageModel:
           ConfigError: it was trained with another vocabulary.
         """
         adapted = adapt(self.params, str(self.checkpoint.path), checkpoint, self.mesh, "the adapter")
-        _require_vocabulary(adapted.checkpoint, self.vocabulary.fingerprint)
+        require_vocabulary(adapted.checkpoint, self.vocabulary.fingerprint)
         return dataclasses.replace(
             self,
             config=(memory or MemoryOverrides()).apply(adapted.config),
@@ -279,13 +279,4 @@ def check_same_vocabulary(checkpoint: StepFolder, vocabulary: VocabularyConfig) 
     Raises:
       ConfigError: the checkpoint was trained with another one.
     """
-    _require_vocabulary(checkpoint, make_vocabulary(vocabulary).fingerprint, f" than {vocabulary!r}")
-
-
-def _require_vocabulary(checkpoint: StepFolder, fingerprint: str, than: str = "") -> None:
-    trained_with = read_json(checkpoint.path, DATA_STATE).get("vocabulary")
-    if trained_with is not None and trained_with != fingerprint:
-        raise ConfigError(
-            f"{checkpoint.path} was trained with another vocabulary{than}; set --gin.VOCABULARY and its "
-            f"path as in {checkpoint.path.parent / 'config.gin'}."
-        )
+    require_vocabulary(checkpoint, make_vocabulary(vocabulary).fingerprint, f" than {vocabulary!r}")

@@ -1,13 +1,14 @@
-"""A model's settings as a gin file, to be included in a job like those of gin/models."""
+"""A model's settings, and its vocabulary, as a gin file, to be included in a job like those of gin/models."""
 
 import dataclasses
 from typing import Any
 
+from famjax.data.config import VocabularyConfig
 from famjax.models.config import RopeScaling, TransformerConfig
 
 _HEADER = """\
 # {source}, imported by famjax.
-# Required: MEMORY (a file of memory/).
+# Required: MEMORY (a file of memory/). To be given behind the other files{why}.
 # Commonly overridden: DROPOUT_RATE, TransformerConfig.dtype, .remat_policy ('full' for long sequences).
 include 'models/base.gin'
 
@@ -18,12 +19,13 @@ MODEL = @TransformerConfig()
 _BY_MACRO = ("memory", "dropout_rate")
 
 
-def model_file(config: TransformerConfig, source: str) -> str:
+def model_file(config: TransformerConfig, source: str, vocabulary: VocabularyConfig | None = None) -> str:
     """The text of a gin file that sets every field that differs from its default.
 
     Args:
       config: the model; its memory is left to the job.
       source: where the model is from, for the header.
+      vocabulary: the macro VOCABULARY; None: it is left to the job.
     """
     lines, scaling = [], []
     for field in dataclasses.fields(config):
@@ -36,7 +38,18 @@ def model_file(config: TransformerConfig, source: str) -> str:
             lines.append(f"TransformerConfig.{field.name} = {value}")
         else:
             lines.append(f"TransformerConfig.{field.name} = {value!r}")
-    return _HEADER.format(source=source) + "\n".join(lines + scaling) + "\n"
+    why = "" if vocabulary is None else ", which set another VOCABULARY"
+    header = _HEADER.format(source=source, why=why) + _vocabulary_lines(vocabulary)
+    return header + "\n".join(lines + scaling) + "\n"
+
+
+def _vocabulary_lines(vocabulary: VocabularyConfig | None) -> str:
+    if vocabulary is None:
+        return ""
+    name, fields = type(vocabulary).__name__, dataclasses.fields(vocabulary)
+    values = {field.name: getattr(vocabulary, field.name) for field in fields}
+    lines = [f"{name}.{field} = {value!r}" for field, value in values.items() if value is not None]
+    return "\n".join([f"VOCABULARY = @{name}()", *lines]) + "\n\n"
 
 
 def _fields_of(settings: Any) -> list[str]:

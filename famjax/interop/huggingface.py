@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from famjax.data.config import VocabularyConfig
 from famjax.errors import CheckpointError, DataError
 from famjax.interop.command_line import (
     GIGABYTE,
@@ -44,9 +45,21 @@ def _import(flags: argparse.Namespace) -> None:
     ignored = f", not needed: {', '.join(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
-        f"{ignored}.\nTo train: --gin_file={flags.output / MODEL_FILE} "
-        f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" (runs/finetune.gin).\n"
+        f"{ignored}.\n{_vocabulary_line(made.vocabulary, flags.output)}"
+        f"To train: --gin_file=runs/finetune.gin --gin_file=memory/fam.gin --gin_file={flags.output / MODEL_FILE} "
+        f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" ...\n"
     )
+
+
+def _vocabulary_line(vocabulary: VocabularyConfig | None, output: Path) -> str:
+    if vocabulary is None:
+        return (
+            "Vocabulary: unknown, since there is no tokenizer; a job reads bytes unless it sets another VOCABULARY.\n"
+        )
+    name = type(vocabulary).__name__
+    path = getattr(vocabulary, "path", "")
+    flags = f'--gin.VOCABULARY="@{name}()" --gin.{name}.path="\'{path}\'"'
+    return f"Vocabulary: that of {path}; {output / MODEL_FILE} sets it, and other jobs take {flags}.\n"
 
 
 def _export(flags: argparse.Namespace) -> None:

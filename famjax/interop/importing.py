@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from famjax.data.config import VocabularyConfig
+from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import CheckpointError
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
 from famjax.interop.layouts import FAM_PARAMETERS, Slot, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
+from famjax.interop.tokenizer import tokenizer_in, vocabulary_in
 from famjax.interop.writing import Progress, require_shapes, shown, write_checkpoint
 from famjax.models.config import MemoryConfig, TransformerConfig
-
-# What a tokenizer is made of; small files, copied as they are.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 # Tables that older checkpoints store and that follow from config.json.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -46,6 +37,7 @@ class Imported:
       num_tensors: tensors read.
       num_bytes: of them.
       ignored: names of tensors that are not needed.
+      vocabulary: the tokenizer's, beside the checkpoint; None where the folder has no tokenizer.
     """
 
     family: Family
@@ -54,6 +46,7 @@ class Imported:
     num_tensors: int
     num_bytes: int
     ignored: tuple[str, ...]
+    vocabulary: VocabularyConfig | None
 
 
 def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress: Progress | None = None) -> Imported:
@@ -69,6 +62,7 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     Raises:
       CheckpointError: an unknown architecture, a feature that would change the numbers, a missing, extra or mis-shaped
         tensor, a file that is cut short, or an output that is in use.
+      DataError: the tokenizer cannot be read.
     """
     where = str(source / CONFIG_FILE)
     hf = read_json(source / CONFIG_FILE)
@@ -78,25 +72,24 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     tensors = list_tensors(source)
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
+    origin = {"imported_from": str(source.absolute()), "family": family.name}
+    vocabulary = vocabulary_in(source)
+    if vocabulary is not None:
+        origin["vocabulary"] = make_vocabulary(vocabulary).fingerprint
+        vocabulary = dataclasses.replace(vocabulary, path=str(output.absolute() / Path(vocabulary.path).name))
     checkpoint = write_checkpoint(
         output,
         config,
         tensors,
         slots,
-        {"imported_from": str(source.absolute()), "family": family.name},
+        origin,
         fam=None if fam is None else fam.arrays,
+        vocabulary=vocabulary,
+        beside=tokenizer_in(source),
         progress=progress,
     )
-    copy_tokenizer(source, output)
     num_bytes = sum(tensors[name].num_bytes for name in slots)
-    return Imported(family, config, checkpoint, len(slots), num_bytes, ignored)
-
-
-def copy_tokenizer(source: Path, output: Path) -> None:
-    """Copies what there is of a tokenizer's files."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, output / name)
+    return Imported(family, config, checkpoint, len(slots), num_bytes, ignored, vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
     OUTPUT/
       checkpoint_0/   parameters in the dtype that they had, model settings; opened like any other checkpoint
-      model.gin       the model for a training job: --gin_file=OUTPUT/model.gin
+      model.gin       the model, and its vocabulary, for a training job: --gin_file=OUTPUT/model.gin behind all others
 
 No device is used, and no parameter is ever whole in memory: a run reads what each of its devices holds.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,10 +18,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from numpy.typing import NDArray
 
+from famjax.data.config import VocabularyConfig
 from famjax.errors import CheckpointError
 from famjax.interop.array_store import ArrayWriter
 from famjax.interop.gin_files import model_file
 from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, Slot, is_stacked, shapes_of
+from famjax.interop.tokenizer import copy_files
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
@@ -96,6 +98,8 @@ def write_checkpoint(
     origin: Mapping[str, str],
     *,
     fam: Mapping[str, Array] | None = None,
+    vocabulary: VocabularyConfig | None = None,
+    beside: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Writes a checkpoint at step 0, and the model's gin file.
@@ -105,8 +109,11 @@ def write_checkpoint(
       config: of the model.
       tensors: by name, in the order in which they are best read; those without a slot are left.
       slots: the places of the tensors, by their names, which together are the parameters without FAM's own.
-      origin: kept in the checkpoint; "imported_from" is told in the gin file too.
+      origin: kept in the checkpoint; "imported_from" is told in the gin file too. "vocabulary" is the fingerprint of
+        the vocabulary, where it is known: another one is then refused.
       fam: FAM's own parameters by path, where there are any.
+      vocabulary: that the gin file sets; None: it sets none.
+      beside: files to be copied beside the gin file.
       progress: called after every tensor.
 
     Returns:
@@ -134,8 +141,12 @@ def write_checkpoint(
     checksums = {f"{files.STATE}/{name}": checksum for name, checksum in writer.checksums.items()}
     files.seal(epath.Path(output.absolute()), 0, checksums)
     checkpoint = output / f"{files.PREFIX}_0"
-    temporary.rename(checkpoint)
-    (output / MODEL_FILE).write_text(model_file(config, origin["imported_from"]))
+    copy_files(beside, output)
+    try:
+        (output / MODEL_FILE).write_text(model_file(config, origin["imported_from"], vocabulary), encoding="utf-8")
+        temporary.rename(checkpoint)
+    except OSError as error:
+        raise CheckpointError(f"{output} could not be written: {error.strerror or error}.") from error
     return checkpoint
 
 

@@ -15,6 +15,7 @@ from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch
 from famjax.data.config import DataConfig
 from famjax.data.document_rows import BlockShape, StreamCounts
+from famjax.data.feeding import fingerprint_of_vocabulary
 from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.pods.mesh import DATA_AXIS, make_mesh
@@ -110,7 +111,8 @@ def _start(
     state = program.init()
     if job.restore.path is None:
         return state, None, None
-    start = initialize_from(job.restore, state.params, state.opt_state, display.warn, job.model)
+    vocabulary = fingerprint_of_vocabulary(job.data)
+    start = initialize_from(job.restore, state.params, state.opt_state, display.warn, job.model, vocabulary)
     if start.step >= job.total_steps:
         raise ConfigError(
             f"RestoreConfig.step continues at step {start.step} of {job.restore.path}, which is not before "

@@ -33,6 +33,9 @@ FLAG = "--gin.INITIAL_CHECKPOINT_PATH"
 BASE_FLAG = "--gin.BASE_CHECKPOINT_PATH"
 _OPTIMIZER = "opt_state"
 _STEP = "step"
+_EMBEDDING = "embedding/table"
+# Where the settings of a run, or of an import, stand beside its checkpoints.
+_SETTINGS_FILES = ("config.gin", "model.gin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ def initialize_from(
     opt_state: Tree,
     report: Report = logging.warning,
     model: TransformerConfig | None = None,
+    vocabulary: str | None = None,
 ) -> Initialized:
     """Replaces parameters (and the optimizer's state and the step, as `config` says) by those of a checkpoint.
 
@@ -104,11 +108,12 @@ def initialize_from(
       opt_state: this run's fresh optimizer state.
       report: called with one line for each damaged checkpoint that is passed over.
       model: this run's, to be compared with the checkpoint's; None: it is not compared.
+      vocabulary: the fingerprint of this run's; the embedding table is taken with its own vocabulary only. None: with any.
 
     Raises:
       CheckpointError: there is no checkpoint, all are damaged, it does not hold its base, or a parameter's (or the
         optimizer's) shape differs.
-      ConfigError: a pattern is no regular expression or matches nothing; or the optimizer's state is asked for while
+      ConfigError: a pattern is no regular expression or matches nothing; the vocabulary is another one; or the optimizer's state is asked for while
         some parameters are initialised, to which the checkpoint's moments do not belong.
     """
     if config.path is None:
@@ -123,6 +128,8 @@ def initialize_from(
     if model is not None:
         parts = dataclasses.replace(parts, different=_different_settings(folder, model))
     _require_useful(config, parts)
+    if vocabulary is not None and _EMBEDDING in taken:
+        require_vocabulary(folder, vocabulary)
     require_shapes(folder, stored, {f"{PARAMS}/{path}": leaf for path, leaf in taken.items()})
     arrays = read_arrays(folder, {PARAMS: unflatten_dict(taken, sep="/")})
     return Initialized(
@@ -275,6 +282,28 @@ def require_whole(folder: files.StepFolder, setting: str = FLAG) -> None:
             "Take its base, or make one checkpoint of the two: famjax --run_mode=merge --gin_file=runs/merge.gin "
             f"--gin.CHECKPOINT_PATH=\"'{folder.path}'\" --gin.OUTPUT_DIR=..."
         )
+
+
+def require_vocabulary(checkpoint: files.StepFolder, fingerprint: str, than: str = "") -> None:
+    """Refuses to read a checkpoint's ids as those of another vocabulary.
+
+    Args:
+      checkpoint: whose vocabulary's fingerprint may be known.
+      fingerprint: of the vocabulary that it is to be used with.
+      than: names that vocabulary, for the message.
+
+    Raises:
+      ConfigError: it was trained with another one.
+    """
+    trained_with = files.read_json(checkpoint.path, files.DATA_STATE).get("vocabulary")
+    if trained_with is None or trained_with == fingerprint:
+        return
+    beside = [checkpoint.path.parent / name for name in _SETTINGS_FILES]
+    place = next((file for file in beside if file.exists()), beside[0])
+    raise ConfigError(
+        f"{checkpoint.path} was trained with another vocabulary{than}; set --gin.VOCABULARY and its path as in {place}"
+        + (", or give that file behind the other --gin_file." if place != beside[0] else ".")
+    )
 
 
 def _require_useful(config: RestoreConfig, parts: RestoreReport) -> None:

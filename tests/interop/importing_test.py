@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,15 +14,20 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from famjax.configuration.loading import load
-from famjax.errors import CheckpointError
+from famjax.data.config import HuggingFaceVocabulary, SentencePieceVocabulary
+from famjax.data.vocabularies import make_vocabulary
+from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.inference.language_model import LanguageModel
+from famjax.interop import huggingface
 from famjax.interop.importing import import_checkpoint
 from famjax.models.config import MemoryConfig
 from famjax.pods.config import MeshConfig
 from famjax.training.checkpoint_files import damage, stored_arrays
 from famjax.training.config import RestoreConfig, TrainJob
+from famjax.training.loop import train as train_run
 from famjax.training.restore import find_checkpoint, initialize_from
 from tolerances import Tolerance, assert_close
+from vocabulary_files import train_chat_sentencepiece, train_chat_tokenizer
 
 # transformers computes RoPE's angles and everything else in float32, in another order.
 TRANSFORMERS = Tolerance(0.0, 2e-4)
@@ -118,18 +124,74 @@ def test_a_job_trains_from_it(tmp_path):
 
 def test_language_model_opens_it(tmp_path):
     """Guards against a checkpoint that inference refuses: read with another memory than the import's."""
-    folder = copy_of("llama", tmp_path / "wide")
-    table = load_file(folder / "model-00001-of-00003.safetensors")
+    import_checkpoint(with_more_tokens(tmp_path), tmp_path / "out", SMALL)
+    model = LanguageModel.open(tmp_path / "out", mesh=MeshConfig(num_devices=1))
+    assert len(model.ask_all([model.session()], ["a text"])[0].tokens)
+    assert "VOCABULARY =" not in (tmp_path / "out" / "model.gin").read_text()
+
+
+def with_more_tokens(folder):
+    """The llama fixture with 400 ids."""
+    folder = copy_of("llama", folder)
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         file = folder / index[name]
         table = load_file(file)
-        save_file({**table, name: np.tile(table[name], (7, 1))}, file, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 280}))
-    import_checkpoint(folder, tmp_path / "out", SMALL)
-    model = LanguageModel.open(tmp_path / "out", mesh=MeshConfig(num_devices=1))
-    assert len(model.ask_all([model.session()], ["a text"])[0].tokens)
+        save_file({**table, name: np.tile(table[name], (10, 1))}, file, metadata={"format": "pt"})
+    edit_config(vocab_size=400)(folder)
+    return folder
+
+
+TOKENIZERS = {
+    "hugging_face": (lambda folder: train_chat_tokenizer(folder, "chatml"), HuggingFaceVocabulary, "tokenizer.json"),
+    "sentencepiece": (
+        lambda folder: Path(train_chat_sentencepiece(folder)).rename(folder / "tokenizer.model"),
+        SentencePieceVocabulary,
+        "tokenizer.model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("train", "kind", "file"), TOKENIZERS.values(), ids=TOKENIZERS)
+def test_its_tokenizer_is_the_vocabulary(train, kind, file, tmp_path, monkeypatch, capsys):
+    """Guards against a pretrained checkpoint that is trained, or read, as bytes: its ids would mean something else."""
+    source, output = with_more_tokens(tmp_path), tmp_path / "out"
+    train(source)
+    monkeypatch.chdir(tmp_path)
+    assert huggingface.main(["import", f"--source={source}", "--output=out"]) == 0
+    printed = capsys.readouterr().out
+    assert f'--gin.VOCABULARY="@{kind.__name__}()" --gin.{kind.__name__}.path="\'{output / file}\'"' in printed
+    bindings = {
+        "MODEL_DIR": f"'{tmp_path / 'run'}'",
+        "INITIAL_CHECKPOINT_PATH": f"'{output}'",
+        "MIXTURE_OR_TASK_NAME": "'passkey'",
+        "TASK_FEATURE_LENGTHS": "{'targets': 320}",
+        "TRAIN_STEPS": "1",
+        "BATCH_SIZE": "1",
+        "TrainJob.eval_data": "None",
+        "MeshConfig.num_devices": "1",
+        "BLOCK_SIZE": "32",
+    }
+    command = next(line for line in printed.splitlines() if line.startswith("To train: "))
+    files = [word.removeprefix("--gin_file=") for word in command.split() if word.startswith("--gin_file=")]
+    assert load(TrainJob, files, list(bindings.items())).job.data.vocabulary == kind(str(output / file))
+    as_bytes = load(TrainJob, [files[-1], *files[:-1]], list(bindings.items())).job
+    with pytest.raises(ConfigError, match="trained with another vocabulary; set --gin.VOCABULARY .* as in .*model.gin"):
+        train_run(as_bytes)
+    with pytest.raises(ConfigError, match=r"another vocabulary than ByteVocabulary\(\); set .* as in .*/out/model.gin"):
+        LanguageModel.open(output)
+    model = LanguageModel.open(output, vocabulary=kind(str(output / file)), mesh=MeshConfig(num_devices=1))
+    assert model.vocabulary.chat is not None
+    assert model.vocabulary.fingerprint == make_vocabulary(kind(str(source / file))).fingerprint
+
+
+def test_a_tokenizer_that_cannot_be_read(tmp_path):
+    """Guards against a checkpoint whose vocabulary nothing can open."""
+    folder = copy_of("qwen3", tmp_path)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match="tokenizer.json: no tokenizer.json"):
+        import_checkpoint(folder, tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_interrupted_import_is_none(tmp_path, monkeypatch):
