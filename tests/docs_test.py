@@ -29,6 +29,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Command lines of their own.
 TOOLS = (huggingface, peft, t5x)
+# What an import writes.
+IMPORTED = "runs/llama/model.gin"
 # Where the pages say that the repository lies.
 SHOWN_ROOT = "/home/me/famjax"
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -57,7 +59,8 @@ def test_commands_load(page, capsys, monkeypatch, tmp_path):
     Tokenizer(WordLevel({"</s>": 0, "word": 1}, unk_token="word")).save(tokenizer)
     outputs = []
     for command in blocks(page, "bash"):
-        arguments = shlex.split(command.replace("\\\n", " ").replace("tokenizer.json", tokenizer))
+        line = re.sub(r"[\w/]*tokenizer\.json", tokenizer, command.replace("\\\n", " "))
+        arguments = shlex.split(line.replace(IMPORTED, "models/tiny.gin"))
         if tool := next((tool for tool in TOOLS if arguments[:3] == ["python", "-m", tool.__name__]), None):
             tool.make_parser().parse_args(arguments[3:])
             continue

@@ -18,7 +18,7 @@ from famjax.interop.config_values import find_family, write_settings
 from famjax.interop.families import FAMILIES, Family
 from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorWriter, read_json, save_tensors
-from famjax.interop.tokenizer import copy_files, tokenizer_in
+from famjax.interop.tokenizer import copy_files, tokenizer_files
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
 from famjax.training.restore import find_checkpoint, read_model_config, require_whole
@@ -136,7 +136,7 @@ def export_parameters(
     hf["torch_dtype"] = dtypes.pop() if len(dtypes) == 1 else "float32"
     hf |= {key: like_config[key] for key in _TOKEN_KEYS if key in like_config}
     if like is not None:
-        copy_files(tokenizer_in(like), output)
+        copy_files(tokenizer_files(like), output)
     (output / CONFIG_FILE).write_text(json.dumps(hf, indent=2) + "\n")
     return Exported(chosen, tuple(written), len(slots), has_fam, factor)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from famjax.data.config import VocabularyConfig
 from famjax.errors import CheckpointError, DataError
 from famjax.interop.command_line import (
     GIGABYTE,
@@ -25,6 +24,7 @@ from famjax.interop.command_line import (
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
 from famjax.interop.importing import import_checkpoint
+from famjax.interop.tokenizer import FileVocabulary
 from famjax.interop.verifying import tokens_of, verify
 from famjax.interop.writing import MODEL_FILE
 from famjax.training.restore import read_model_config
@@ -51,15 +51,12 @@ def _import(flags: argparse.Namespace) -> None:
     )
 
 
-def _vocabulary_line(vocabulary: VocabularyConfig | None, output: Path) -> str:
+def _vocabulary_line(vocabulary: FileVocabulary | None, output: Path) -> str:
     if vocabulary is None:
-        return (
-            "Vocabulary: unknown, since there is no tokenizer; a job reads bytes unless it sets another VOCABULARY.\n"
-        )
+        return "Vocabulary: unknown, as there is no tokenizer; a job reads bytes unless it sets VOCABULARY.\n"
     name = type(vocabulary).__name__
-    path = getattr(vocabulary, "path", "")
-    flags = f'--gin.VOCABULARY="@{name}()" --gin.{name}.path="\'{path}\'"'
-    return f"Vocabulary: that of {path}; {output / MODEL_FILE} sets it, and other jobs take {flags}.\n"
+    flags = f'--gin.VOCABULARY="@{name}()" --gin.{name}.path="\'{vocabulary.path}\'"'
+    return f"Vocabulary: that of its tokenizer; {output / MODEL_FILE} sets it, and other jobs take {flags}.\n"
 
 
 def _export(flags: argparse.Namespace) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.config import VocabularyConfig
-from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import CheckpointError
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
 from famjax.interop.layouts import FAM_PARAMETERS, Slot, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
-from famjax.interop.tokenizer import tokenizer_in, vocabulary_in
+from famjax.interop.tokenizer import FileVocabulary, read_tokenizer
 from famjax.interop.writing import Progress, require_shapes, shown, write_checkpoint
 from famjax.models.config import MemoryConfig, TransformerConfig
 
@@ -46,7 +44,7 @@ class Imported:
     num_tensors: int
     num_bytes: int
     ignored: tuple[str, ...]
-    vocabulary: VocabularyConfig | None
+    vocabulary: FileVocabulary | None
 
 
 def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress: Progress | None = None) -> Imported:
@@ -73,10 +71,7 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
     origin = {"imported_from": str(source.absolute()), "family": family.name}
-    vocabulary = vocabulary_in(source)
-    if vocabulary is not None:
-        origin["vocabulary"] = make_vocabulary(vocabulary).fingerprint
-        vocabulary = dataclasses.replace(vocabulary, path=str(output.absolute() / Path(vocabulary.path).name))
+    tokenizer = read_tokenizer(source)
     checkpoint = write_checkpoint(
         output,
         config,
@@ -84,10 +79,10 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
         slots,
         origin,
         fam=None if fam is None else fam.arrays,
-        vocabulary=vocabulary,
-        beside=tokenizer_in(source),
+        tokenizer=tokenizer,
         progress=progress,
     )
+    vocabulary = None if tokenizer is None else tokenizer.copied_to(output)
     num_bytes = sum(tensors[name].num_bytes for name in slots)
     return Imported(family, config, checkpoint, len(slots), num_bytes, ignored, vocabulary)
 

@@ -1,10 +1,12 @@
 """The tokenizer of a pretrained checkpoint: its files, and the vocabulary that a job reads them by."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from famjax.data.config import HuggingFaceVocabulary, SentencePieceVocabulary
+from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import CheckpointError
 
 HUGGING_FACE, SENTENCE_PIECE = "tokenizer.json", "tokenizer.model"
@@ -20,18 +22,47 @@ _FILES = (
 )
 
 
-def tokenizer_in(folder: Path) -> list[Path]:
+FileVocabulary = HuggingFaceVocabulary | SentencePieceVocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A folder's tokenizer.
+
+    Attributes:
+      files: all that belong to it.
+      vocabulary: by which a job reads them.
+      fingerprint: of the vocabulary.
+    """
+
+    files: tuple[Path, ...]
+    vocabulary: FileVocabulary
+    fingerprint: str
+
+    def copied_to(self, folder: Path) -> FileVocabulary:
+        """The vocabulary of the same files in another folder."""
+        return dataclasses.replace(self.vocabulary, path=str(folder.absolute() / Path(self.vocabulary.path).name))
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a folder: tokenizer.json, or else tokenizer.model; None: it has neither.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    vocabulary: FileVocabulary
+    if (folder / HUGGING_FACE).is_file():
+        vocabulary = HuggingFaceVocabulary(str(folder.absolute() / HUGGING_FACE))
+    elif (folder / SENTENCE_PIECE).is_file():
+        vocabulary = SentencePieceVocabulary(str(folder.absolute() / SENTENCE_PIECE))
+    else:
+        return None
+    return Tokenizer(tuple(tokenizer_files(folder)), vocabulary, make_vocabulary(vocabulary).fingerprint)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
     """What there is of a tokenizer's files."""
     return [folder / name for name in _FILES if (folder / name).is_file()]
-
-
-def vocabulary_in(folder: Path) -> HuggingFaceVocabulary | SentencePieceVocabulary | None:
-    """The vocabulary of the tokenizer in a folder, tokenizer.json before tokenizer.model; None: it has neither."""
-    path = folder.absolute() / HUGGING_FACE
-    if path.is_file():
-        return HuggingFaceVocabulary(str(path))
-    path = folder.absolute() / SENTENCE_PIECE
-    return SentencePieceVocabulary(str(path)) if path.is_file() else None
 
 
 def copy_files(paths: Sequence[Path], output: Path) -> None:

@@ -8,7 +8,7 @@ No device is used, and no parameter is ever whole in memory: a run reads what ea
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,12 +18,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from numpy.typing import NDArray
 
-from famjax.data.config import VocabularyConfig
 from famjax.errors import CheckpointError
 from famjax.interop.array_store import ArrayWriter
 from famjax.interop.gin_files import model_file
 from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, Slot, is_stacked, shapes_of
-from famjax.interop.tokenizer import copy_files
+from famjax.interop.tokenizer import Tokenizer, copy_files
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
@@ -98,8 +97,7 @@ def write_checkpoint(
     origin: Mapping[str, str],
     *,
     fam: Mapping[str, Array] | None = None,
-    vocabulary: VocabularyConfig | None = None,
-    beside: Sequence[Path] = (),
+    tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a checkpoint at step 0, and the model's gin file.
@@ -109,11 +107,10 @@ def write_checkpoint(
       config: of the model.
       tensors: by name, in the order in which they are best read; those without a slot are left.
       slots: the places of the tensors, by their names, which together are the parameters without FAM's own.
-      origin: kept in the checkpoint; "imported_from" is told in the gin file too. "vocabulary" is the fingerprint of
-        the vocabulary, where it is known: another one is then refused.
+      origin: kept in the checkpoint; "imported_from" is told in the gin file too.
       fam: FAM's own parameters by path, where there are any.
-      vocabulary: that the gin file sets; None: it sets none.
-      beside: files to be copied beside the gin file.
+      tokenizer: copied beside the gin file, which sets its vocabulary; the checkpoint keeps the fingerprint, so that
+        another one is refused. None: the vocabulary is not known.
       progress: called after every tensor.
 
     Returns:
@@ -137,11 +134,15 @@ def write_checkpoint(
     except OSError as error:
         raise CheckpointError(f"{temporary} could not be written: {error.strerror or error}.") from error
     _write_item(temporary, files.MODEL, model_settings.to_json(config))
-    _write_item(temporary, files.DATA_STATE, origin)
+    known = {} if tokenizer is None else {"vocabulary": tokenizer.fingerprint}
+    _write_item(temporary, files.DATA_STATE, {**origin, **known})
     checksums = {f"{files.STATE}/{name}": checksum for name, checksum in writer.checksums.items()}
     files.seal(epath.Path(output.absolute()), 0, checksums)
     checkpoint = output / f"{files.PREFIX}_0"
-    copy_files(beside, output)
+    vocabulary = None
+    if tokenizer is not None:
+        copy_files(tokenizer.files, output)
+        vocabulary = tokenizer.copied_to(output)
     try:
         (output / MODEL_FILE).write_text(model_file(config, origin["imported_from"], vocabulary), encoding="utf-8")
         temporary.rename(checkpoint)

@@ -108,13 +108,14 @@ def initialize_from(
       opt_state: this run's fresh optimizer state.
       report: called with one line for each damaged checkpoint that is passed over.
       model: this run's, to be compared with the checkpoint's; None: it is not compared.
-      vocabulary: the fingerprint of this run's; the embedding table is taken with its own vocabulary only. None: with any.
+      vocabulary: the fingerprint of this run's; an embedding table of another one is refused. None: any is taken.
 
     Raises:
       CheckpointError: there is no checkpoint, all are damaged, it does not hold its base, or a parameter's (or the
         optimizer's) shape differs.
-      ConfigError: a pattern is no regular expression or matches nothing; the vocabulary is another one; or the optimizer's state is asked for while
-        some parameters are initialised, to which the checkpoint's moments do not belong.
+      ConfigError: a pattern is no regular expression or matches nothing; the vocabulary is another one; or the
+        optimizer's state is asked for while some parameters are initialised, to which the checkpoint's moments do not
+        belong.
     """
     if config.path is None:
         raise ConfigError(f"RestoreConfig.path is not set ({FLAG}).")

@@ -176,7 +176,9 @@ def test_its_tokenizer_is_the_vocabulary(train, kind, file, tmp_path, monkeypatc
     files = [word.removeprefix("--gin_file=") for word in command.split() if word.startswith("--gin_file=")]
     assert load(TrainJob, files, list(bindings.items())).job.data.vocabulary == kind(str(output / file))
     as_bytes = load(TrainJob, [files[-1], *files[:-1]], list(bindings.items())).job
-    with pytest.raises(ConfigError, match="trained with another vocabulary; set --gin.VOCABULARY .* as in .*model.gin"):
+    with pytest.raises(
+        ConfigError, match=r"trained with another vocabulary; set --gin.VOCABULARY .* as in .*model.gin"
+    ):
         train_run(as_bytes)
     with pytest.raises(ConfigError, match=r"another vocabulary than ByteVocabulary\(\); set .* as in .*/out/model.gin"):
         LanguageModel.open(output)
@@ -189,7 +191,7 @@ def test_a_tokenizer_that_cannot_be_read(tmp_path):
     """Guards against a checkpoint whose vocabulary nothing can open."""
     folder = copy_of("qwen3", tmp_path)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match="tokenizer.json: no tokenizer.json"):
+    with pytest.raises(DataError, match=r"tokenizer.json: no tokenizer.json"):
         import_checkpoint(folder, tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 
