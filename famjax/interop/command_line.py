@@ -1,6 +1,7 @@
 """What the command lines of this package share: mistakes told in a line, the memory's flags, lines of progress."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -50,6 +51,14 @@ def positive_int(text: str) -> int:
     """A flag's whole number from 1 on; ValueError, which argparse tells by this function's name."""
     value = int(text)
     if value < 1:
+        raise ValueError
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A flag's number above 0, finite; ValueError, as `positive_int`."""
+    value = float(text)
+    if not 0 < value < math.inf:
         raise ValueError
     return value
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from famjax.errors import CheckpointError, ConfigError
+from famjax.interop.config_types import require_types
 from famjax.interop.families import FAMILIES, Family, HfConfig, has_window
 from famjax.models.config import LayerKind, MemoryConfig, RopeScaling, RopeScalingKind, TransformerConfig
 
@@ -31,6 +32,8 @@ _REFUSED = {
     "partial_rotary_factor": (None, 1, 1.0),
     "use_bidirectional_attention": (None, False),
 }
+_READS_IMAGES = ("Gemma3ForConditionalGeneration",)
+_WITH_IMAGES = "reads images too: its text model can be saved by itself with transformers, as Gemma3ForCausalLM."
 # Settings of training, of speed and of the memory: another value of them is the same pretrained function.
 _NOT_OF_THE_FUNCTION = ("memory", "residual_init_scale", "dropout_rate", "dtype", "remat_policy")
 
@@ -39,16 +42,21 @@ def find_family(hf: HfConfig, where: str) -> Family:
     """The family of a config.json.
 
     Raises:
-      CheckpointError: it is none of the table's.
+      CheckpointError: it is none of the table's, says two of them, or a value is of a wrong type.
     """
-    named = (hf.get("architectures") or [None])[0]
+    require_types(hf, where)
+    named, model_type = (hf.get("architectures") or [None])[0], hf.get("model_type")
     for family in FAMILIES:
-        if named == family.architecture or (named is None and hf.get("model_type") == family.model_type):
+        if named == family.architecture or (named is None and model_type == family.model_type):
+            if model_type not in (None, family.model_type):
+                raise CheckpointError(
+                    f"{where}: the architecture {named!r} and model_type = {model_type!r} are of two families; "
+                    f"{named} has the model_type {family.model_type!r}."
+                )
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
-    raise CheckpointError(
-        f"{where}: the architecture {named or hf.get('model_type')!r} is not supported; known: {known}."
-    )
+    more = f" {named} {_WITH_IMAGES}" if named in _READS_IMAGES else ""
+    raise CheckpointError(f"{where}: the architecture {named or model_type!r} is not supported; known: {known}.{more}")
 
 
 def read_settings(family: Family, hf: HfConfig, memory: MemoryConfig, where: str) -> TransformerConfig:
@@ -63,7 +71,8 @@ def read_settings(family: Family, hf: HfConfig, memory: MemoryConfig, where: str
     Raises:
       CheckpointError: a key is missing, or has a value that famjax's model cannot compute.
     """
-    for key, allowed in _REFUSED.items():
+    require_types(hf, where)
+    for key, allowed in {**_REFUSED, **dict.fromkeys(family.without, (None,))}.items():
         if hf.get(key) not in allowed:
             raise _unsupported(where, key, hf[key])
     hf = {**family.defaults, **hf}
@@ -136,6 +145,8 @@ def _function(config: TransformerConfig) -> dict[str, Any]:
 
 def _read_activation(family: Family, hf: HfConfig, where: str) -> str:
     name = hf[family.activation_key]
+    if not isinstance(name, str):
+        raise CheckpointError(f"{where}: {family.activation_key} = {name!r}; it must be a text.")
     name = family.activations.get(name, name)
     if name not in _ACTIVATIONS:
         raise _unsupported(where, family.activation_key, name, f"known: {', '.join(_ACTIVATIONS)}")
@@ -157,11 +168,13 @@ def _read_layers(family: Family, hf: HfConfig, where: str) -> dict[str, Any]:
     if family.sliding == "from_layer" and not hf["use_sliding_window"]:
         window = None
     is_local = [window is not None and has_window(family, hf, layer) for layer in range(num_layers)]
-    types = hf.get("layer_types") if family.layer_types else None
+    types = hf.get("layer_types")
     if types is not None:
         known = {"full_attention": False, "sliding_attention": True}
         if len(types) != num_layers or not set(types) <= set(known):
             raise _unsupported(where, "layer_types", types, f"known: {num_layers} times one of {', '.join(known)}")
+        if not family.layer_types and is_local != [known[name] for name in types]:
+            raise _unsupported(where, "layer_types", types, f"{family.architecture} has one kind of layers")
         is_local = [known[name] for name in types]
         if any(is_local) and window is None:
             raise CheckpointError(f"{where}: layer_types has sliding_attention, and there is no sliding_window.")
@@ -191,17 +204,25 @@ def _shortest_period(is_local: Sequence[bool]) -> tuple[LayerKind, ...]:
 def _read_rope(family: Family, hf: HfConfig, has_local: bool, where: str) -> dict[str, Any]:
     """The settings of RoPE, from "rope_parameters" (transformers 5) or from "rope_theta" and "rope_scaling"."""
     parameters, local_base = hf.get("rope_parameters"), hf.get("rope_local_base_freq")
+    older = hf["rope_scaling"]
     if parameters is None:
-        parameters = {**(hf["rope_scaling"] or {}), "rope_theta": hf["rope_theta"]}
+        parameters = {**(older or {}), "rope_theta": hf["rope_theta"]}
+    elif family.local_rope and "full_attention" not in parameters:
+        known = "known: full_attention and sliding_attention, each with its own"
+        raise _unsupported(where, "rope_parameters", parameters, known)
     elif "full_attention" in parameters:
         local = parameters.get("sliding_attention") or {}
         if _rope_type(local) != "default":
             raise _unsupported(where, "rope_parameters", local, "known for sliding_attention: default")
         parameters, local_base = parameters["full_attention"], local.get("rope_theta", local_base)
-    settings: dict[str, Any] = {
-        "rope_base": float(parameters.get("rope_theta") or hf["rope_theta"]),
-        "rope_scaling": _read_rope_scaling(parameters, where),
-    }
+    scaling = _read_rope_scaling(parameters, where)
+    if older is not None and _read_rope_scaling(older, where) != scaling:
+        raise CheckpointError(
+            f"{where}: rope_scaling = {older!r} and rope_parameters = {hf['rope_parameters']!r} disagree; keep the one "
+            "that the model was trained with."
+        )
+    settings: dict[str, Any] = {"rope_base": float(parameters.get("rope_theta", hf["rope_theta"]))}
+    settings["rope_scaling"] = scaling
     if family.local_rope and has_local and local_base is not None:
         settings["local_rope_base"] = float(local_base)
     return settings
@@ -219,7 +240,10 @@ def _read_rope_scaling(parameters: Mapping[str, Any], where: str) -> RopeScaling
     keys = _scaling_keys(kind)
     if missing := [key for key in keys if key not in parameters]:
         raise CheckpointError(f"{where}: its RoPE scaling {kind!r} lacks {', '.join(missing)}.")
-    return RopeScaling(**{"kind": kind, **{ours: parameters[theirs] for theirs, ours in keys.items()}})
+    try:
+        return RopeScaling(**{"kind": kind, **{ours: parameters[theirs] for theirs, ours in keys.items()}})
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def _scaling_keys(kind: str) -> dict[str, str]:

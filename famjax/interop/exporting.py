@@ -27,6 +27,7 @@ Array = NDArray[Any]
 # Takes a parameter's path and, where it is stacked, the layer; gives the values.
 ReadParameter = Callable[[str, int | None], Array]
 
+_OF_AN_EXPORT = (CONFIG_FILE, "model*.safetensors*", FAM_FILE)
 _FINAL_NORM = "final_norm/scale"
 # Of config.json: what is the model's, and not of any folder that it resembles.
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings")
@@ -64,7 +65,7 @@ def export_checkpoint(
 
     Args:
       checkpoint: a MODEL_DIR (its latest whole checkpoint) or one checkpoint folder.
-      output: a folder without config.json; made where it does not exist.
+      output: a folder without a model; made where it does not exist.
       family: the name of a family of the table; None: that of `like`, or the first that can express the model.
       like: the folder that the model was imported from: its tokenizer and its special tokens are kept.
       dtype: of the weights, "float32", "bfloat16" or "float16"; None: as they are in the checkpoint.
@@ -137,7 +138,10 @@ def export_parameters(
     hf |= {key: like_config[key] for key in _TOKEN_KEYS if key in like_config}
     if like is not None:
         copy_files(tokenizer_files(like), output)
-    (output / CONFIG_FILE).write_text(json.dumps(hf, indent=2) + "\n")
+    try:
+        (output / CONFIG_FILE).write_text(json.dumps(hf, indent=2) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"{output} could not be written: {error.strerror or error}.") from error
     return Exported(chosen, tuple(written), len(slots), has_fam, factor)
 
 
@@ -170,8 +174,10 @@ def _special_settings(config: TransformerConfig) -> str:
 
 
 def _prepare(output: Path) -> None:
-    if (output / CONFIG_FILE).exists():
-        raise CheckpointError(f"{output} holds a model already; give another --output, or delete it.")
+    """Makes the folder. What is there of another export, whole or stopped, transformers would load in its place."""
+    found = [path.name for pattern in _OF_AN_EXPORT for path in sorted(output.glob(pattern))]
+    if found:
+        raise CheckpointError(f"{output} holds a model already ({found[0]}); give another --output, or delete it.")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -62,7 +62,8 @@ class Family:
       soft_caps: reads "attn_logit_softcapping" and "final_logit_softcapping".
       sliding: which layers have a window where config.json has no "layer_types": "none", "all", "from_layer"
         ("max_window_layers", where "use_sliding_window"), "alternate" (the even ones), or "five_of_six".
-      layer_types: whether config.json may have "layer_types".
+      layer_types: whether config.json's "layer_types" may say other kinds of layers than `sliding`.
+      without: keys that transformers has for it and does not use, so that a value would be another model.
       local_rope: windowed layers have a RoPE base of their own.
     """
 
@@ -80,6 +81,7 @@ class Family:
     soft_caps: bool = False
     sliding: SlidingRule = "none"
     layer_types: bool = False
+    without: tuple[str, ...] = ()
     local_rope: bool = False
 
 
@@ -188,6 +190,7 @@ FAMILIES = (
         soft_caps=True,
         sliding="five_of_six",
         layer_types=True,
+        without=("attn_logit_softcapping",),
         local_rope=True,
     ),
 )

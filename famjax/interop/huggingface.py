@@ -18,6 +18,7 @@ from famjax.interop.command_line import (
     ProgressLines,
     add_memory_flags,
     memory_of,
+    positive_float,
     positive_int,
     run_command,
 )
@@ -123,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     exporting.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the checkpoint's")
     exporting.add_argument(
-        "--shard_gigabytes", type=float, default=5.0, help="of a file of tensors at most; default: 5"
+        "--shard_gigabytes", type=positive_float, default=5.0, help="of a file of tensors at most; default: 5"
     )
     exporting.set_defaults(command=_export)
 

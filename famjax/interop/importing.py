@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.errors import CheckpointError
+from famjax.errors import CheckpointError, ConfigError
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
-from famjax.interop.layouts import FAM_PARAMETERS, Slot, slots_of
+from famjax.interop.layouts import FAM_PARAMETERS, Slot, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
 from famjax.interop.tokenizer import FileVocabulary, read_tokenizer
-from famjax.interop.writing import Progress, require_shapes, shown, write_checkpoint
+from famjax.interop.writing import Progress, require_shapes, require_unused, shown, write_checkpoint
 from famjax.models.config import MemoryConfig, TransformerConfig
 
 # Tables that older checkpoints store and that follow from config.json.
@@ -62,11 +62,16 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
         tensor, a file that is cut short, or an output that is in use.
       DataError: the tokenizer cannot be read.
     """
+    if output.resolve() == source.resolve():
+        raise CheckpointError(f"--output={output} is the folder that is imported; give another one.")
+    require_unused(output)
     where = str(source / CONFIG_FILE)
     hf = read_json(source / CONFIG_FILE)
     family = find_family(hf, where)
     fam = _read_fam(source)
     config = read_settings(family, hf, memory if fam is None else fam.memory, where)
+    if fam is not None:
+        _require_fam(source / FAM_FILE, config, fam.arrays)
     tensors = list_tensors(source)
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
@@ -107,7 +112,34 @@ def _read_fam(source: Path) -> _Fam | None:
                 f"{path} is no file of famjax's export: it needs the metadata 'memory' and FAM alone."
             )
         arrays = {name: file.get_tensor(name) for name in names}
-    return _Fam(MemoryConfig(**json.loads(stored)), arrays)
+    return _Fam(_memory_of(stored, path), arrays)
+
+
+def _memory_of(text: str, path: Path) -> MemoryConfig:
+    """The memory that a file's metadata describe."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata 'memory' are not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: its metadata 'memory' hold no JSON object.")
+    if unknown := sorted(values.keys() - {field.name for field in dataclasses.fields(MemoryConfig)}):
+        raise CheckpointError(f"{path}: its memory has {', '.join(unknown)}, which this famjax does not know.")
+    try:
+        return MemoryConfig(**values)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: its memory is none: {error}") from error
+
+
+def _require_fam(path: Path, config: TransformerConfig, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises CheckpointError unless the arrays are those that the memory asks for."""
+    wanted = {name: array.shape for name, array in shapes_of(config).items() if name in FAM_PARAMETERS}
+    have = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(wanted.keys() | have.keys()):
+        if wanted.get(name) != have.get(name):
+            there = f"has {name} of the shape {list(have[name])}" if name in have else f"lacks {name}"
+            asked = f"the shape {list(wanted[name])}" if name in wanted else "none"
+            raise CheckpointError(f"{path} {there}; its memory in the model of {CONFIG_FILE} asks for {asked}.")
 
 
 def _check_tensors(

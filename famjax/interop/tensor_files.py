@@ -79,23 +79,39 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     Raises:
       CheckpointError: there is no model, a file is missing or cut short, or the index and the files disagree.
     """
-    if (folder / INDEX_FILE).exists():
-        index = read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(index, dict):
-            raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map.")
-        names = list(dict.fromkeys(index.values()))
-    elif (folder / SINGLE_FILE).exists():
-        index, names = None, [SINGLE_FILE]
-    else:
+    is_single, is_indexed = (folder / SINGLE_FILE).exists(), (folder / INDEX_FILE).exists()
+    if is_single and is_indexed:
+        raise CheckpointError(
+            f"{folder} has {SINGLE_FILE} and {INDEX_FILE}, which may be two models: transformers takes the single "
+            "file. Delete the one that is not meant."
+        )
+    index = _read_index(folder / INDEX_FILE) if is_indexed else {}
+    if not is_single and not is_indexed:
+        if shards := sorted(folder.glob("model-*.safetensors")):
+            raise CheckpointError(
+                f"{folder} has {shards[0].name}, and {INDEX_FILE} is missing; download or copy it too."
+            )
         raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}.{_what_is_in(folder)}")
     tensors: dict[str, TensorInfo] = {}
-    for name in names:
+    for name in dict.fromkeys(index.values()) if is_indexed else [SINGLE_FILE]:
         tensors |= _tensors_of(folder / name)
-    if index is not None:
-        for name, file in index.items():
-            if name not in tensors or tensors[name].file.name != file:
-                raise CheckpointError(f"{folder / file} lacks the tensor {name}, which {INDEX_FILE} says it has.")
+    for name, file in index.items():
+        if name not in tensors or tensors[name].file.name != file:
+            raise CheckpointError(f"{folder / file} lacks the tensor {name}, which {INDEX_FILE} says it has.")
     return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The file of each tensor, by an index."""
+    index = read_json(path).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointError(f"{path} has no weight_map.")
+    for name, file in index.items():
+        if not isinstance(file, str) or not file:
+            raise CheckpointError(f"{path}: the file of {name} is {file!r}; it must be a file's name.")
+        if Path(file).name != file:
+            raise CheckpointError(f"{path}: the file of {name} is {file!r}; only files beside the index are read.")
+    return index
 
 
 @contextlib.contextmanager
@@ -142,8 +158,18 @@ class TensorWriter:
         self._total_bytes += tensor.nbytes
 
     def finish(self) -> list[Path]:
-        """Writes what is left, gives the files their names, and writes the index; returns the files of tensors."""
+        """Writes what is left, gives the files their names, and writes the index; returns the files of tensors.
+
+        Raises:
+          CheckpointError: the folder cannot be written to.
+        """
         self._flush()
+        try:
+            return self._name_files()
+        except OSError as error:
+            raise CheckpointError(f"{self._folder} could not be written: {error.strerror or error}.") from error
+
+    def _name_files(self) -> list[Path]:
         count = len(self._shards)
         names = [SINGLE_FILE if count == 1 else _shard_name(number, count) for number in range(count)]
         for number, name in enumerate(names):

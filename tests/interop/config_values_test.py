@@ -148,6 +148,87 @@ def test_refused_by_name(changes, message):
         read({**LLAMA_3, **changes})
 
 
+def without_rope(hf):
+    """The same config.json without keys of RoPE."""
+    return {key: value for key, value in hf.items() if not key.startswith("rope")}
+
+
+NESTED = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+MISTRAL = {**SIZES, "architectures": ["MistralForCausalLM"], "sliding_window": 100, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("hf", "message"),
+    [
+        (
+            {**LLAMA_3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+            "rope_scaling = .* disagree; keep",
+        ),
+        ({**LLAMA_3, "model_type": "mistral"}, "'LlamaForCausalLM' and model_type = 'mistral' are of two families"),
+        (
+            {**MISTRAL, "layer_types": ["full_attention"] * 12},
+            "layer_types = .*MistralForCausalLM has one kind of layers",
+        ),
+        ({**GEMMA_3, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not supported"),
+        ({**without_rope(GEMMA_3), "rope_parameters": LINEAR}, "rope_parameters = .*known: full_attention and sliding"),
+        ({**LLAMA_3, "architectures": ["Gemma3ForConditionalGeneration"]}, "reads images too: .* as Gemma3ForCausalLM"),
+    ],
+    ids=["two_ropes", "two_families", "mistral_layers", "gemma_3_cap", "gemma_3_flat_rope", "images"],
+)
+def test_what_disagrees_is_refused(hf, message):
+    """Guards against one of two meanings that is taken in silence."""
+    with pytest.raises(CheckpointError, match=message):
+        read(hf)
+
+
+def test_what_agrees_is_read():
+    """Guards against refusals of a file that says the same twice, as some converters write it."""
+    scaling = LLAMA_3["rope_scaling"]
+    assert read({**LLAMA_3, "rope_parameters": {**scaling, "rope_theta": 500000.0}}) == read(LLAMA_3)
+    assert read({**LLAMA_3, "model_type": "llama"}) == read(LLAMA_3)
+    assert read({**MISTRAL, "layer_types": ["sliding_attention"] * 12}) == read(MISTRAL)
+    assert read({**GEMMA_3, "attn_logit_softcapping": None}) == read(GEMMA_3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": None}, "rope_theta = None; it must be a number"),
+        ({"rope_parameters": "default"}, "rope_parameters = 'default'; it must be an object or null"),
+        ({"rope_scaling": "linear"}, "rope_scaling = 'linear'; it must be an object or null"),
+        ({"rope_scaling": {**LINEAR, "factor": "4"}}, "rope_scaling.factor = '4'; it must be a number"),
+        ({"rope_scaling": {**LINEAR, "factor": None}}, "rope_scaling.factor = None; it must be a number"),
+        ({"rope_scaling": {**LINEAR, "factor": 0}}, "config.json: RopeScaling.factor = 0"),
+        ({"rope_scaling": {**LINEAR, "rope_type": 1}}, "rope_scaling.rope_type = 1; it must be a text or null"),
+        (
+            {"rope_parameters": {**NESTED, "full_attention": "default"}},
+            "rope_parameters.full_attention = 'default'; it",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": "1"}}},
+            "full_attention.rope_theta = '1'; it must be a n",
+        ),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers = '2'; it must be a whole number"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0; it must be a whole number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers = True; it must be a whole number"),
+        ({"rms_norm_eps": None}, "rms_norm_eps = None; it must be a number"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps = '1e-6'; it must be a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan; it must be a number"),
+        ({"layer_types": [["full_attention"]] * 12}, "layer_types = .*; it must be a list of texts or null"),
+        ({"layer_types": "full_attention"}, "layer_types = 'full_attention'; it must be a list of texts or null"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings = None; it must be true or false"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures = 'LlamaForCausalLM'; it must be a list of texts"),
+        ({"hidden_act": None}, "hidden_act = None; it must be a text"),
+    ],
+    ids=str,
+)
+def test_wrong_types_are_told(changes, message):
+    """Guards against tracebacks, and against a value that is taken for another, of a file that was edited by hand."""
+    with pytest.raises(CheckpointError, match=message):
+        read({**LLAMA_3, **changes})
+
+
 def test_gemma_bidirectional_and_unknown_layers():
     """Guards against attention to the future, and kinds of layers that are taken for full attention."""
     with pytest.raises(CheckpointError, match="use_bidirectional_attention = True is not supported"):

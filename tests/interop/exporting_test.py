@@ -116,9 +116,10 @@ def test_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"as llama, mistral, .*; its settings: .*attention_soft_cap = 4.0"):
         export_parameters(lambda path, layer: params, own_model(attention_soft_cap=4.0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="out holds a model already; give another --output"):
-        export_checkpoint(str(folder), tmp_path / "out")
+    for left in ("config.json", "model-00002-of-00003.safetensors", "model.safetensors.0.partial", "fam.safetensors"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / left).write_text("{}")
+        with pytest.raises(CheckpointError, match=rf"holds a model already \({left}\); give another --output"):
+            export_checkpoint(str(folder), tmp_path / left)
     with pytest.raises(CheckpointError, match=r"\(--checkpoint\) does not exist"):
         export_checkpoint(str(tmp_path / "nothing"), tmp_path / "other")

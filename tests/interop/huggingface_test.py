@@ -39,6 +39,10 @@ def test_mistakes_are_told_in_a_line(tmp_path, capsys, monkeypatch):
             code = error.code
         assert code == 2, wrong
         assert "Traceback" not in capsys.readouterr().err
+    for size in ("nan", "-1", "0", "inf"):
+        with pytest.raises(SystemExit):
+            huggingface.main(["export", "--checkpoint=a", "--output=b", f"--shard_gigabytes={size}"])
+        assert "argument --shard_gigabytes: invalid positive_float value" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert huggingface.main(["import", f"--source={FIXTURES / 'qwen3'}", f"--output={tmp_path / 'out'}"]) == 0
     flags = [f"--source={FIXTURES / 'qwen3'}", f"--checkpoint={tmp_path / 'out'}"]

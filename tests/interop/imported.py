@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hf_models import EXPECTED, FIXTURES, LENGTH
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from famjax.interop.importing import Imported, import_checkpoint
 from famjax.models.config import MemoryConfig, TransformerConfig
@@ -30,6 +31,19 @@ def copy_of(name: str, folder: pathlib.Path) -> pathlib.Path:
     shutil.copytree(FIXTURES / name, copied)
     (copied / EXPECTED).unlink()
     return copied
+
+
+def with_more_tokens(folder: pathlib.Path) -> pathlib.Path:
+    """The llama fixture with 400 ids."""
+    folder = copy_of("llama", folder)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        file = folder / index[name]
+        table = load_file(file)
+        save_file({**table, name: np.tile(table[name], (10, 1))}, file, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 400}))
+    return folder
 
 
 def expected_of(name: str) -> tuple[np.ndarray, np.ndarray]:

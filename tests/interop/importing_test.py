@@ -9,25 +9,20 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from hf_models import FIXTURES, RECIPES
-from imported import BLOCK, copy_of, expected_of, import_fixture, logits_of, params_in
+from imported import BLOCK, copy_of, expected_of, import_fixture, logits_of, params_in, with_more_tokens
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from famjax.configuration.loading import load
-from famjax.data.config import HuggingFaceVocabulary, SentencePieceVocabulary
-from famjax.data.vocabularies import make_vocabulary
-from famjax.errors import CheckpointError, ConfigError, DataError
+from famjax.errors import CheckpointError
 from famjax.inference.language_model import LanguageModel
-from famjax.interop import huggingface
 from famjax.interop.importing import import_checkpoint
 from famjax.models.config import MemoryConfig
 from famjax.pods.config import MeshConfig
 from famjax.training.checkpoint_files import damage, stored_arrays
 from famjax.training.config import RestoreConfig, TrainJob
-from famjax.training.loop import train as train_run
 from famjax.training.restore import find_checkpoint, initialize_from
 from tolerances import Tolerance, assert_close
-from vocabulary_files import train_chat_sentencepiece, train_chat_tokenizer
 
 # transformers computes RoPE's angles and everything else in float32, in another order.
 TRANSFORMERS = Tolerance(0.0, 2e-4)
@@ -128,72 +123,6 @@ def test_language_model_opens_it(tmp_path):
     model = LanguageModel.open(tmp_path / "out", mesh=MeshConfig(num_devices=1))
     assert len(model.ask_all([model.session()], ["a text"])[0].tokens)
     assert "VOCABULARY =" not in (tmp_path / "out" / "model.gin").read_text()
-
-
-def with_more_tokens(folder):
-    """The llama fixture with 400 ids."""
-    folder = copy_of("llama", folder)
-    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        file = folder / index[name]
-        table = load_file(file)
-        save_file({**table, name: np.tile(table[name], (10, 1))}, file, metadata={"format": "pt"})
-    edit_config(vocab_size=400)(folder)
-    return folder
-
-
-TOKENIZERS = {
-    "hugging_face": (lambda folder: train_chat_tokenizer(folder, "chatml"), HuggingFaceVocabulary, "tokenizer.json"),
-    "sentencepiece": (
-        lambda folder: Path(train_chat_sentencepiece(folder)).rename(folder / "tokenizer.model"),
-        SentencePieceVocabulary,
-        "tokenizer.model",
-    ),
-}
-
-
-@pytest.mark.parametrize(("train", "kind", "file"), TOKENIZERS.values(), ids=TOKENIZERS)
-def test_its_tokenizer_is_the_vocabulary(train, kind, file, tmp_path, monkeypatch, capsys):
-    """Guards against a pretrained checkpoint that is trained, or read, as bytes: its ids would mean something else."""
-    source, output = with_more_tokens(tmp_path), tmp_path / "out"
-    train(source)
-    monkeypatch.chdir(tmp_path)
-    assert huggingface.main(["import", f"--source={source}", "--output=out"]) == 0
-    printed = capsys.readouterr().out
-    assert f'--gin.VOCABULARY="@{kind.__name__}()" --gin.{kind.__name__}.path="\'{output / file}\'"' in printed
-    bindings = {
-        "MODEL_DIR": f"'{tmp_path / 'run'}'",
-        "INITIAL_CHECKPOINT_PATH": f"'{output}'",
-        "MIXTURE_OR_TASK_NAME": "'passkey'",
-        "TASK_FEATURE_LENGTHS": "{'targets': 320}",
-        "TRAIN_STEPS": "1",
-        "BATCH_SIZE": "1",
-        "TrainJob.eval_data": "None",
-        "MeshConfig.num_devices": "1",
-        "BLOCK_SIZE": "32",
-    }
-    command = next(line for line in printed.splitlines() if line.startswith("To train: "))
-    files = [word.removeprefix("--gin_file=") for word in command.split() if word.startswith("--gin_file=")]
-    assert load(TrainJob, files, list(bindings.items())).job.data.vocabulary == kind(str(output / file))
-    as_bytes = load(TrainJob, [files[-1], *files[:-1]], list(bindings.items())).job
-    with pytest.raises(
-        ConfigError, match=r"trained with another vocabulary; set --gin.VOCABULARY .* as in .*model.gin"
-    ):
-        train_run(as_bytes)
-    with pytest.raises(ConfigError, match=r"another vocabulary than ByteVocabulary\(\); set .* as in .*/out/model.gin"):
-        LanguageModel.open(output)
-    model = LanguageModel.open(output, vocabulary=kind(str(output / file)), mesh=MeshConfig(num_devices=1))
-    assert model.vocabulary.chat is not None
-    assert model.vocabulary.fingerprint == make_vocabulary(kind(str(source / file))).fingerprint
-
-
-def test_a_tokenizer_that_cannot_be_read(tmp_path):
-    """Guards against a checkpoint whose vocabulary nothing can open."""
-    folder = copy_of("qwen3", tmp_path)
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer.json: no tokenizer.json"):
-        import_checkpoint(folder, tmp_path / "out", SMALL)
-    assert not (tmp_path / "out").exists()
 
 
 def test_interrupted_import_is_none(tmp_path, monkeypatch):
@@ -315,3 +244,64 @@ def test_tied_copy_and_old_tables_are_not_needed(tmp_path):
     assert set(made.ignored) == {table, "lm_head.weight"}
     with safe_open(folder / "model.safetensors", "np") as file:
         assert made.num_tensors == len(list(file.keys())) - 2
+
+
+MEMORY = {"block_size": 8, "num_segments": 1, "fam_length": 3}
+PROMPT = {"fam_prompt": np.ones((3, 16), np.float32)}
+FAMS = {
+    "width": (
+        {"fam_prompt": np.ones((3, 15), np.float32)},
+        MEMORY,
+        r"has fam_prompt of the shape \[3, 15\]; .*\[3, 16\]",
+    ),
+    "length": (
+        {"fam_prompt": np.ones((2, 16), np.float32)},
+        MEMORY,
+        r"has fam_prompt of the shape \[2, 16\]; .*\[3, 16\]",
+    ),
+    "none": ({}, MEMORY, r"fam.safetensors lacks fam_prompt; its memory in the model of config.json asks for"),
+    "prefix": ({"layers/fam_prefix": np.ones((2, 3, 16), np.float32)}, MEMORY, r"lacks fam_prompt"),
+    "not_asked_for": (PROMPT, {**MEMORY, "fam_length": 0}, r"has fam_prompt of the shape .*asks for none"),
+    "unknown_key": (PROMPT, {**MEMORY, "gate": 1}, r"its memory has gate, which this famjax does not know"),
+    "no_json": (PROMPT, "x", r"its metadata 'memory' are not JSON"),
+    "no_object": (PROMPT, [1], r"its metadata 'memory' hold no JSON object"),
+    "invalid": (PROMPT, {**MEMORY, "block_size": 0}, r"its memory is none: MemoryConfig.block_size"),
+    "wrong_type": (PROMPT, {**MEMORY, "block_size": "8"}, r"its memory is none: "),
+}
+
+
+@pytest.mark.parametrize(("arrays", "memory", "message"), FAMS.values(), ids=FAMS)
+def test_a_fam_that_does_not_fit(arrays, memory, message, tmp_path):
+    """Guards against a FAM of another model, or half of one, that goes into the checkpoint without a word."""
+    folder = copy_of("qwen3", tmp_path)
+    metadata = {"memory": memory if isinstance(memory, str) else json.dumps(memory)}
+    save_file(arrays, folder / "fam.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=message):
+        import_checkpoint(folder, tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_is_the_source(tmp_path, monkeypatch):
+    """Guards against a checkpoint in the folder that it is read from, whose tokenizer is copied over itself."""
+    folder = copy_of("qwen3", tmp_path)
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(CheckpointError, match=r"--output=\. is the folder that is imported; give another one"):
+        import_checkpoint(folder, Path(), SMALL)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    """Guards against a traceback, and a checkpoint without its gin file that passes for whole."""
+    write = Path.write_text
+
+    def fail(path, *arguments, **settings):
+        if path.name == "model.gin":
+            raise OSError(28, "No space left on device")
+        return write(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(CheckpointError, match="qwen3 could not be written: No space left on device"):
+        import_fixture("qwen3", tmp_path)
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        find_checkpoint(tmp_path / "qwen3")
