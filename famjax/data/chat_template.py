@@ -8,6 +8,7 @@ sandbox. `{% generation %}` ... `{% endgeneration %}` says what the assistant wr
 import dataclasses
 import datetime as dt
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ _FAILURES = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RecursionError,
     TypeError,
     ValueError,
@@ -89,7 +91,7 @@ class ChatTemplate:
         Raises:
           BadRecordError: the template does not fit the conversation.
         """
-        return _unmarked(self._render(messages, now, add_generation_prompt=True)).text
+        return self._unmarked(self._render(messages, now, add_generation_prompt=True)).text
 
     def unfinished(self, messages: Sequence[Message], now: dt.datetime) -> str:
         """The text of a conversation, up to the end of what its last message says: for an answer that is begun.
@@ -97,7 +99,7 @@ class ChatTemplate:
         Raises:
           BadRecordError: as `prompt`; or the template does not write that message out.
         """
-        text, begun = _unmarked(self._render(messages, now)).text, messages[-1].get("content") or ""
+        text, begun = self._unmarked(self._render(messages, now)).text, messages[-1].get("content") or ""
         for content in filter(None, (begun, begun.strip())):
             before, found, _ = text.rpartition(content)
             if found:
@@ -140,15 +142,15 @@ class ChatTemplate:
           ConfigError: the template asks for the time, and there is none.
         """
         whole = self._render(messages, now)
-        if _BEGIN in whole:
-            return _unmarked(whole)
+        if _BEGIN in whole or _END in whole:
+            return self._unmarked(whole)
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         spans = tuple(self._turn(messages, number, whole, now) for number in turns)
         return Rendered(whole, spans)
 
     def _turn(self, messages: Sequence[Message], number: int, whole: str, now: dt.datetime | None) -> tuple[int, int]:
         """Where a turn lies in the whole text: behind the text that asks for it."""
-        before = self._render(messages[:number], now, add_generation_prompt=True)
+        before = self._before(messages, number, now)
         until = self._render(messages[: number + 1], now)
         if not (until.startswith(before) and whole.startswith(until)):
             raise BadRecordError(
@@ -160,6 +162,37 @@ class ChatTemplate:
         written = until[len(before) :].rstrip()
         is_ended = written.endswith(self._end_tokens)
         return len(before), len(before) + len(written) if is_ended else len(until)
+
+    def _before(self, messages: Sequence[Message], number: int, now: dt.datetime | None) -> str:
+        """The text that asks for a turn."""
+        try:
+            return self._render(messages[:number], now, add_generation_prompt=True)
+        except BadRecordError as error:
+            if number:
+                raise
+            raise BadRecordError(
+                f"the conversation begins with the assistant, and the chat template {self._place} cannot write what "
+                f"asks for a first message ({error}), so that it cannot be told apart; begin with a message of the "
+                "user's or the system's, or mark turns in the template with {% generation %} ... {% endgeneration %}",
+                "template_error",
+            ) from error
+
+    def _unmarked(self, text: str) -> Rendered:
+        """Takes the marks out, and says where they stood."""
+        marks = re.findall(f"[{_BEGIN}{_END}]", text)
+        if marks != [_BEGIN, _END] * (len(marks) // 2):
+            raise BadRecordError(
+                f"the chat template {self._place} cuts, turns or nests what {{% generation %}} marks, so that what the "
+                "assistant wrote cannot be told apart",
+                "template_error",
+            )
+        plain, spans, length = [], [], 0
+        for number, part in enumerate(text.replace(_END, _BEGIN).split(_BEGIN)):
+            if number % 2:
+                spans.append((length, length + len(part)))
+            plain.append(part)
+            length += len(part)
+        return Rendered("".join(plain), tuple(spans))
 
     def _render(
         self, messages: Sequence[Message], now: dt.datetime | None, *, add_generation_prompt: bool = False
@@ -186,7 +219,8 @@ class ChatTemplate:
                 **self._special,
             )
         except _FAILURES as error:
-            raise BadRecordError(f"the chat template {self._place} fails: {error}", "template_error") from error
+            reason = str(error) or type(error).__name__
+            raise BadRecordError(f"the chat template {self._place} fails: {reason}", "template_error") from error
 
 
 def checked_messages(value: Any, where: str) -> tuple[Message, ...]:
@@ -230,17 +264,6 @@ class _Generation(Extension):
 
     def mark(self, caller: Any) -> str:
         return f"{_BEGIN}{caller()}{_END}"
-
-
-def _unmarked(text: str) -> Rendered:
-    """Takes the marks out, and says where they stood."""
-    plain, spans, length = [], [], 0
-    for number, part in enumerate(text.replace(_END, _BEGIN).split(_BEGIN)):
-        if number % 2:
-            spans.append((length, length + len(part)))
-        plain.append(part)
-        length += len(part)
-    return Rendered("".join(plain), tuple(spans))
 
 
 def _raise_exception(message: str) -> None:

@@ -175,3 +175,39 @@ def test_marks_in_a_message():
     """Guards against a message that moves the marks."""
     with pytest.raises(BadRecordError, match=r"U\+FDD0"):
         chatml().prompt([{"role": "user", "content": "\ufdd0"}], NOW)
+
+
+CAPTURED = "{% for m in messages %}{% set x %}{% generation %}{{ m.content }}{% endgeneration %}{% endset %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        CAPTURED + "{{ x.split(' ')[0] }};{% endfor %}",
+        CAPTURED + "{{ x.split(' ')[-1] }};{% endfor %}",
+        CAPTURED + "{{ x | reverse }};{% endfor %}",
+        "{% generation %}" + CAPTURED + "{{ x }}{% endfor %}{% endgeneration %}",
+    ],
+    ids=["beginning_alone", "end_alone", "reversed", "nested"],
+)
+def test_marks_that_a_template_cuts(source):
+    """Guards against weights on what the user wrote, where marks do not come in pairs."""
+    chat = [{"role": "user", "content": "What is"}, {"role": "assistant", "content": "It is"}]
+    with pytest.raises(BadRecordError, match=r"a\.jinja cuts, turns or nests what \{% generation %\} marks") as caught:
+        template(source).conversation(chat, None)
+    assert caught.value.kind == "template_error"
+
+
+def test_a_conversation_that_begins_with_the_assistant():
+    """Guards against a message about a list's element, of a template that looks at the first message."""
+    source = "{% if messages[0].role == 'system' %}S{% endif %}" + CHATML
+    chat = CHAT[2:]
+    with pytest.raises(BadRecordError, match=r"begins with the assistant, and the chat template a\.jinja cannot write"):
+        template(source, CHATML_TOKENS, CHATML_SPECIAL).conversation(chat, None)
+    assert parts(chatml().conversation(chat, None)) == [" Hello. <|im_end|>", "Good bye!<|im_end|>"]
+
+
+def test_a_template_that_asks_for_all_memory():
+    """Guards against a traceback in the middle of a run."""
+    with pytest.raises(BadRecordError, match=r"a\.jinja fails: MemoryError"):
+        template("{{ messages[0].content * 10 ** 16 }}").prompt([{"role": "user", "content": "x"}], NOW)

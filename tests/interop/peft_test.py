@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 from famjax.errors import CheckpointError
 from famjax.interop import peft
 from famjax.interop.exporting import export_checkpoint
+from famjax.interop.families import FAMILIES
 from famjax.models.lora import merge_adapters
+from famjax.models.lora_config import ADAPTABLE
 from famjax.training.program import make_program
 from famjax.training.restore import load_params
 from finetuned import ADAPTED, LORA, MEMORY_ONLY, write_base, write_finetuning
@@ -94,3 +96,9 @@ def test_what_cannot_be_exported(folder, lora_job, tmp_path, capsys):
     assert "(--checkpoint) does not exist" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"lora/checkpoint_3 \(--checkpoint\) is itself a finetuning"):
         export_checkpoint(lora_job.model_dir, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_family_has_these_names(family):
+    """Guards against adapters that peft would not find, of a family whose matrices have other names than the first's."""
+    assert {path: family.tensors[path] for path in ADAPTABLE} == {path: FAMILIES[0].tensors[path] for path in ADAPTABLE}
