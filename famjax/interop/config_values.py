@@ -32,8 +32,6 @@ _REFUSED = {
     "partial_rotary_factor": (None, 1, 1.0),
     "use_bidirectional_attention": (None, False),
 }
-_READS_IMAGES = ("Gemma3ForConditionalGeneration",)
-_WITH_IMAGES = "reads images too: its text model can be saved by itself with transformers, as Gemma3ForCausalLM."
 # Settings of training, of speed and of the memory: another value of them is the same pretrained function.
 _NOT_OF_THE_FUNCTION = ("memory", "residual_init_scale", "dropout_rate", "dtype", "remat_policy")
 
@@ -55,8 +53,7 @@ def find_family(hf: HfConfig, where: str) -> Family:
                 )
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
-    more = f" {named} {_WITH_IMAGES}" if named in _READS_IMAGES else ""
-    raise CheckpointError(f"{where}: the architecture {named or model_type!r} is not supported; known: {known}.{more}")
+    raise CheckpointError(f"{where}: the architecture {named or model_type!r} is not supported; known: {known}.")
 
 
 def read_settings(family: Family, hf: HfConfig, memory: MemoryConfig, where: str) -> TransformerConfig:

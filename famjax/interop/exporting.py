@@ -18,6 +18,7 @@ from famjax.interop.config_values import find_family, write_settings
 from famjax.interop.families import FAMILIES, Family
 from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorWriter, read_json, save_tensors
+from famjax.interop.text_halves import text_config
 from famjax.interop.tokenizer import copy_files, tokenizer_files
 from famjax.models.config import TransformerConfig
 from famjax.training import checkpoint_files as files
@@ -116,7 +117,7 @@ def export_parameters(
       dtype: as there; None: as they are read.
       shard_bytes: as there.
     """
-    like_config = {} if like is None else read_json(like / CONFIG_FILE)
+    like_config = {} if like is None else text_config(read_json(like / CONFIG_FILE), str(like / CONFIG_FILE))
     if family is None and like is not None:
         family = find_family(like_config, str(like / CONFIG_FILE)).name
     config, factor = _with_plain_logits(config)

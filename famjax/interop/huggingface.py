@@ -27,7 +27,7 @@ from famjax.interop.families import FAMILIES
 from famjax.interop.importing import import_checkpoint
 from famjax.interop.tokenizer import FileVocabulary
 from famjax.interop.verifying import tokens_of, verify
-from famjax.interop.writing import MODEL_FILE
+from famjax.interop.writing import MODEL_FILE, shown
 from famjax.training.restore import read_model_config
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 def _import(flags: argparse.Namespace) -> None:
     made = import_checkpoint(flags.source, flags.output, memory_of(flags), ProgressLines())
     size = made.num_bytes / GIGABYTE
-    ignored = f", not needed: {', '.join(made.ignored)}" if made.ignored else ""
+    ignored = f", not needed: {shown(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
         f"{ignored}.\n{_vocabulary_line(made.vocabulary, flags.output)}"

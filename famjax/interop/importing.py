@@ -15,6 +15,7 @@ from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
 from famjax.interop.layouts import FAM_PARAMETERS, Slot, shapes_of, slots_of
 from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
+from famjax.interop.text_halves import TextHalf, find_text_half, text_config, text_names
 from famjax.interop.tokenizer import FileVocabulary, read_tokenizer
 from famjax.interop.writing import Progress, require_shapes, require_unused, shown, write_checkpoint
 from famjax.models.config import MemoryConfig, TransformerConfig
@@ -66,13 +67,14 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
         raise CheckpointError(f"--output={output} is the folder that is imported; give another one.")
     require_unused(output)
     where = str(source / CONFIG_FILE)
-    hf = read_json(source / CONFIG_FILE)
+    whole = read_json(source / CONFIG_FILE)
+    hf = text_config(whole, where)
     family = find_family(hf, where)
     fam = _read_fam(source)
     config = read_settings(family, hf, memory if fam is None else fam.memory, where)
     if fam is not None:
         _require_fam(source / FAM_FILE, config, fam.arrays)
-    tensors = list_tensors(source)
+    tensors, left_out = _text_tensors(find_text_half(whole), list_tensors(source))
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
     origin = {"imported_from": str(source.absolute()), "family": family.name}
@@ -89,7 +91,15 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     )
     vocabulary = None if tokenizer is None else tokenizer.copied_to(output)
     num_bytes = sum(tensors[name].num_bytes for name in slots)
-    return Imported(family, config, checkpoint, len(slots), num_bytes, ignored, vocabulary)
+    return Imported(family, config, checkpoint, len(slots), num_bytes, (*ignored, *left_out), vocabulary)
+
+
+def _text_tensors(
+    half: TextHalf | None, tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """The text model's tensors by their names in its family, and the names of those that are left out."""
+    names, left_out = text_names(half, list(tensors))
+    return {ours: tensors[theirs] for theirs, ours in names.items()}, left_out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ No device is used, and no parameter is ever whole in memory: a run reads what ea
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -151,7 +151,7 @@ def write_checkpoint(
     return checkpoint
 
 
-def shown(names: list[str]) -> str:
+def shown(names: Sequence[str]) -> str:
     """The first few of many names, for a message."""
     more = len(names) - _NUM_SHOWN
     return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more tensors" if more > 0 else "")

@@ -100,5 +100,5 @@ def test_what_cannot_be_exported(folder, lora_job, tmp_path, capsys):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_family_has_these_names(family):
-    """Guards against adapters that peft would not find, of a family whose matrices have other names than the first's."""
+    """Guards against adapters that peft would not find, of a family that has other names than the first."""
     assert {path: family.tensors[path] for path in ADAPTABLE} == {path: FAMILIES[0].tensors[path] for path in ADAPTABLE}
