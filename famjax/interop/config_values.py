@@ -218,8 +218,8 @@ def _read_rope(family: Family, hf: HfConfig, has_local: bool, where: str) -> dic
             f"{where}: rope_scaling = {older!r} and rope_parameters = {hf['rope_parameters']!r} disagree; keep the one "
             "that the model was trained with."
         )
-    settings: dict[str, Any] = {"rope_base": float(parameters.get("rope_theta", hf["rope_theta"]))}
-    settings["rope_scaling"] = scaling
+    base = parameters["rope_theta"] if "rope_theta" in parameters else hf["rope_theta"]
+    settings: dict[str, Any] = {"rope_base": float(base), "rope_scaling": scaling}
     if family.local_rope and has_local and local_base is not None:
         settings["local_rope_base"] = float(local_base)
     return settings

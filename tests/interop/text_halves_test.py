@@ -21,7 +21,7 @@ NAMES = {
 }
 
 
-@pytest.fixture(params=NAMES.values(), ids=NAMES)
+@pytest.fixture(params=NAMES.values(), ids=[*NAMES])
 def folder(request, tmp_path):
     """The gemma3 fixture as the text half of a model with images."""
     folder, (text, *others) = copy_of("gemma3", tmp_path), request.param
