@@ -107,7 +107,9 @@ def test_named_files_exist(page):
     """A module or a page that was moved."""
     text = text_of(page)
     paths = re.findall(r"`(?:python )?((?:famjax|gin|benchmarks)/[\w/.]*)`", text)
-    paths += [f"gin/{path}" for path in re.findall(r"`((?:runs|models|memory|finetuning|recipes)/\w+\.gin)`", text)]
+    paths += [
+        f"gin/{path}" for path in re.findall(r"`((?:runs|models|memory|finetuning|sharding|recipes)/\w+\.gin)`", text)
+    ]
     paths += [f"docs/{target}" for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)]
     for path in paths:
         assert (ROOT / path).exists(), path

@@ -15,7 +15,9 @@ from famjax.evaluation.config import EvalJob
 from famjax.evaluation.scan.config import ScanJob
 from famjax.inference.attention_config import AttentionJob
 from famjax.inference.job_config import InferJob
-from famjax.models.transformer import parameter_shapes
+from famjax.models.transformer import parameter_axes, parameter_shapes
+from famjax.pods.config import DEFAULT_RULES
+from famjax.pods.mesh import make_mesh
 from famjax.training.config import TrainJob
 from famjax.training.merge_config import MergeJob
 
@@ -30,6 +32,7 @@ COMPANIONS = {
     "models": ["runs/pretrain.gin", "memory/fam.gin"],
     "memory": ["runs/pretrain.gin", "models/tiny.gin"],
     "finetuning": ["runs/finetune.gin", "models/tiny.gin", "memory/fam.gin"],
+    "sharding": ["runs/pretrain.gin", "models/tiny.gin", "memory/fam.gin"],
     "recipes": [],
 }
 RUN_COMPANIONS = {
@@ -80,6 +83,29 @@ def complete(file, folder):
     values = folder / "values.gin"
     values.write_text("".join(f"{name} = {REQUIRED_VALUES[name]}\n" for name in required))
     return [*files, str(values)]
+
+
+@pytest.mark.parametrize(
+    ("table", "shape"),
+    [
+        ("data_parallel", (8, 1, 1)),
+        ("fully_sharded", (1, 8, 1)),
+        ("tensor_parallel", (2, 1, 4)),
+        ("fully_sharded_tensor_parallel", (1, 2, 4)),
+    ],
+)
+def test_ready_tables(table, shape, tmp_path):
+    """A table behind a run's file sets the mesh, and has a rule for every axis of the model; flags change it."""
+    files = complete(f"sharding/{table}.gin", tmp_path)
+    # Tables stand behind what they change.
+    files = [*files[1:], files[0]]
+    job = load(TrainJob, files, []).job
+    assert make_mesh(job.mesh).devices.shape == shape
+    names = {axis for axes in parameter_axes(job.model).values() for axis in axes}
+    assert names | {"batch", "length", "activation_embed"} <= set(job.mesh.first_rules)
+    assert {axis for axis, _ in job.mesh.rules} == {axis for axis, _ in DEFAULT_RULES}
+    flags = [("FSDP_PARALLELISM", "2"), ("MODEL_PARALLELISM", "2"), ("NUM_SLICES", "2")]
+    assert make_mesh(load(TrainJob, files, flags).job.mesh).devices.shape == (2, 2, 2)
 
 
 @pytest.mark.parametrize("file", [file for file in ALL_FILES if file not in FRAGMENTS])

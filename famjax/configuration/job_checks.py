@@ -14,7 +14,7 @@ def check_batch(job: TrainJob | EvalJob, num_data_shards: int, process_count: in
 
     Args:
       job: TrainJob or EvalJob.
-      num_data_shards: size of the mesh's data axis: devices that the batch is spread over.
+      num_data_shards: devices that the batch is spread over: the mesh's data and fsdp axes.
       process_count: hosts, each of which feeds an equal part of the batch.
 
     Raises:
@@ -40,7 +40,7 @@ def _require_divisible(
         f"DataConfig.batch_size = {data.batch_size} ({field}) does not divide over {num_data_shards} data-parallel "
         f"devices x {microbatches} microbatches on {process_count} hosts; it must be a multiple of {divisor}.\n"
         f"  Set --gin.BATCH_SIZE to {fitting}, or change --gin.TrainJob.num_microbatches or "
-        "--gin.MeshConfig.model_parallelism."
+        "--gin.MODEL_PARALLELISM."
     )
 
 

@@ -15,7 +15,7 @@ from famjax.errors import CheckpointError, DataError, Stopped
 from famjax.evaluation.config import EvalJob
 from famjax.inference.language_model import check_same_vocabulary
 from famjax.models.config import TransformerConfig
-from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.pods.mesh import make_mesh, num_batch_shards
 from famjax.training.checkpoint_files import absolute_path
 from famjax.training.config import LossConfig
 from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
@@ -44,7 +44,7 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
     console = Console()
     with StopSignal() as stop:
         mesh = make_mesh(job.mesh)
-        check_batch(job, mesh.shape[DATA_AXIS], jax.process_count())
+        check_batch(job, num_batch_shards(mesh), jax.process_count())
         checkpoint = find_checkpoint(job.checkpoint, setting=_FLAG)
         model = job.model or read_model_config(checkpoint)
         if is_task(job.data.mixture_or_task_name, job.data.tasks):

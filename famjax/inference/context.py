@@ -73,7 +73,7 @@ def _map_rows(function: Any, *rows: Rows) -> Rows:
 
 def rows_axes(rows: Rows) -> Rows:
     """Logical axis names of every array."""
-    return Rows(state=state_axes(rows.state), hidden=("batch", "embed"))
+    return Rows(state=state_axes(rows.state), hidden=("batch", "activation_embed"))
 
 
 def ones(num_rows: int) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from famjax.inference.session import Session
 from famjax.inference.snapshots import load_context
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
-from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.pods.mesh import make_mesh, num_batch_shards
 from famjax.training.checkpoint_files import StepFolder
 from famjax.training.fingerprint import params_fingerprint
 from famjax.training.program import abstract_params
@@ -97,7 +97,7 @@ class LanguageModel:
         check_same_vocabulary(folder, vocabulary)
         check_vocabulary(trained, opened.vocab_size)
         devices = make_mesh(mesh)
-        _warn_of_copies(batch_size, devices.shape[DATA_AXIS])
+        _warn_of_copies(batch_size, num_batch_shards(devices))
         abstract, _ = abstract_params(trained, devices, mesh)
         model = cls(
             config=trained,

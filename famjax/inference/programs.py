@@ -26,7 +26,7 @@ from famjax.models.config import TransformerConfig
 from famjax.models.dims import Leaf, Lengths, Tokens
 from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.pods.config import MeshConfig
-from famjax.pods.mesh import DATA_AXIS, make_mesh, partition_spec, use_mesh
+from famjax.pods.mesh import make_mesh, num_batch_shards, partition_spec, use_mesh
 from famjax.training.losses import score_tokens
 
 # Tokens, over the batch, whose logits exist at one time while a text is scored.
@@ -184,8 +184,8 @@ class Programs:
         return NamedSharding(self._mesh, partition_spec("inference", shape, axes, self._mesh, config))
 
     def _rules(self, num_rows: int) -> MeshConfig:
-        """The mesh's rules; rows that do not divide over its data axis are on every device of it."""
-        if num_rows % self._mesh.shape[DATA_AXIS] == 0:
+        """The mesh's rules; rows that do not divide over its data and fsdp axes are on every device of them."""
+        if num_rows % num_batch_shards(self._mesh) == 0:
             return self._config
         rules = tuple((axis, None if axis == "batch" else place) for axis, place in self._config.rules)
         return dataclasses.replace(self._config, rules=rules)

@@ -18,7 +18,7 @@ from famjax.data.document_rows import BlockShape, StreamCounts
 from famjax.data.feeding import fingerprint_of_vocabulary
 from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
-from famjax.pods.mesh import DATA_AXIS, make_mesh
+from famjax.pods.mesh import make_mesh, num_batch_shards
 from famjax.training.checkpoint_files import absolute_path
 from famjax.training.checkpoints import Checkpointer, Restored
 from famjax.training.config import TrainJob
@@ -60,7 +60,7 @@ def train(job: TrainJob) -> None:
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     with StopSignal() as stop, open_display(job.total_steps, job.logging.period, jax.process_index()) as display:
-        check_batch(job, make_mesh(job.mesh).shape[DATA_AXIS], jax.process_count())
+        check_batch(job, num_batch_shards(make_mesh(job.mesh)), jax.process_count())
         _check_data(job)
         program = make_program(job)
         model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.saved_part(program.abstract_state)))
