@@ -28,6 +28,7 @@ from famjax.models.layers import GatedMLP, Projection, RMSNorm
 from famjax.models.layout import Layout
 from famjax.models.memory import KeyValues, LayerState, advance_cache, fill_blocks, segment_windows
 from famjax.models.rope import Rotation, rotate
+from famjax.models.sharding import Dropout, Fanned, constrain, fan_out
 
 # Flax's collection of what a caller wants to see besides (`famjax.models.transformer.read_with_attention`). Where it is
 # not mutable, as in training and in inference, the program has no trace of it.
@@ -197,16 +198,20 @@ class Attention(nn.Module):
             self.query_norm = make_norm(config, "head_dim")
             self.key_norm = make_norm(config, "head_dim")
 
-    def queries(self, x: Float[Array, "... D"], rotation: Rotation) -> Float[Array, "... H h"]:
+    def queries(self, x: Float[Array, "... D"] | Fanned, rotation: Rotation) -> Float[Array, "... H h"]:
         """Queries, normed where the model has it, then rotated."""
-        queries = self.query(x)
+        queries = self._by_head(self.query(x), "heads")
         return rotate(self.query_norm(queries) if self.config.query_key_norm else queries, rotation)
 
-    def key_values(self, x: Float[Array, "... D"], rotation: Rotation) -> KeyValues:
+    def key_values(self, x: Float[Array, "... D"] | Fanned, rotation: Rotation) -> KeyValues:
         """Keys, normed where the model has it, then rotated, and values [..., K, h]."""
-        keys = self.key(x)
+        keys = self._by_head(self.key(x), "kv_heads")
         keys = rotate(self.key_norm(keys) if self.config.query_key_norm else keys, rotation)
-        return KeyValues(keys=keys, values=self.value(x))
+        return KeyValues(keys=keys, values=self._by_head(self.value(x), "kv_heads"))
+
+    def _by_head(self, x: Float[Array, "... K h"], heads: str) -> Float[Array, "... K h"]:
+        """Rows over the devices of the batch, heads over those of their axis."""
+        return constrain(x, ("batch", *[None] * (x.ndim - 3), heads, None))
 
 
 class DecoderLayer(nn.Module):
@@ -238,7 +243,7 @@ class DecoderLayer(nn.Module):
         if config.post_norms:
             self.attention_post_norm = make_norm(config)
             self.mlp_post_norm = make_norm(config)
-        self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
+        self.dropout = Dropout(config.dropout_rate, self.deterministic)
         if memory.fam_length and memory.fam_start == "prefix":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
             self.fam_prefix: Any = self.param("fam_prefix", init, (memory.fam_length, config.emb_dim))
@@ -249,7 +254,7 @@ class DecoderLayer(nn.Module):
         """Reads the tokens and writes the memory; `start` is what a text begins with, None where none begins."""
         memory, layout = self.config.memory, context.layout
         context = dataclasses.replace(context, view=_chosen(context.view, is_local))
-        normed = self.attention_norm(x)
+        normed = fan_out(self.attention_norm(x), "heads")
         queries = self.attention.queries(normed, context.view.token_rotation)
         of_tokens = self.attention.key_values(normed, context.view.token_rotation)
         unfinished = (state.cache and state.cache.block) or KeyValues(None, None)
@@ -294,7 +299,7 @@ class DecoderLayer(nn.Module):
         Returns:
           The activations for the next layer, in the form that a scan over layers takes.
         """
-        normed, rotation = self.attention_norm(x), _chosen(rotation, is_local)
+        normed, rotation = fan_out(self.attention_norm(x), "heads"), _chosen(rotation, is_local)
         queries, own = self.attention.queries(normed, rotation), self.attention.key_values(normed, rotation)
         scale, cap = self.config.query_scale, self.config.attention_soft_cap
         attended = attend(queries, own.keys, own.values, scale=scale, score_cap=cap)
@@ -303,7 +308,7 @@ class DecoderLayer(nn.Module):
 
     def fam_keys(self, fam: Fam, rotation: Rotation) -> KeyValues:
         """Keys and values of a FAM at the positions of the block that it enters [B, F, K, h]."""
-        return self.attention.key_values(self.attention_norm(fam), rotation)
+        return self.attention.key_values(fan_out(self.attention_norm(fam), "heads"), rotation)
 
     def cache_fam(self, carry: None, fam: Fam, is_local: Leaf, rotation: Any) -> tuple[None, KeyValues]:
         """`fam_keys`, in the form that a scan over layers takes; `rotation` as `by_kind` makes it."""
@@ -421,13 +426,17 @@ class DecoderLayer(nn.Module):
 
     def attention_branch(self, attended: Float[Array, "... H h"]) -> Float[Array, "... D"]:
         """What attention adds to the residual stream, of what the heads mixed."""
-        update = self.attention.out(attended)
+        update = self._of_stream(self.attention.out(attended))
         return self.attention_post_norm(update) if self.config.post_norms else update
 
     def mlp_branch(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         """What the MLP adds to the residual stream."""
-        update = self.mlp(self.mlp_norm(x))
+        update = self._of_stream(self.mlp(self.mlp_norm(x)))
         return self.mlp_post_norm(update) if self.config.post_norms else update
+
+    def _of_stream(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Rows over the devices of the batch, the width of the residual stream whole."""
+        return constrain(x, ("batch", *[None] * (x.ndim - 2), "activation_embed"))
 
     def _segments(self, blocks: KeyValues, state: LayerState) -> KeyValues:
         memory = self.config.memory

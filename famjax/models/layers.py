@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from famjax.models.config import MlpActivation
 from famjax.models.lora_config import LoraConfig
+from famjax.models.sharding import Dropout, Fanned, constrain, fan_out, multiply
 
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu": jax.nn.gelu}
 
@@ -72,7 +73,7 @@ class Projection(nn.Module):
     lora: LoraConfig | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."] | Fanned) -> Float[Array, "..."]:
         """Multiplies the last dimensions of `x` by the kernel."""
         inputs, outputs = tuple(self.shape[: self.num_inputs]), tuple(self.shape[self.num_inputs :])
         axes = range(len(self.shape))
@@ -85,18 +86,18 @@ class Projection(nn.Module):
         )
         kernel: Any = self.param("kernel", nn.with_logical_partitioning(init, tuple(self.axes)), tuple(self.shape))
         matrix = jnp.asarray(kernel, self.dtype).reshape(math.prod(inputs), math.prod(outputs))
-        leading = x.shape[: x.ndim - self.num_inputs]
-        rows = x.reshape(-1, matrix.shape[0])
-        product = jnp.einsum("nD,Dm->nm", rows, matrix, preferred_element_type=self.result_dtype)
+        whole = x.whole if isinstance(x, Fanned) else x
+        leading = whole.shape[: whole.ndim - self.num_inputs]
+        product = multiply(x, matrix, outputs[0], self.result_dtype)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, tuple(self.axes[self.num_inputs :]))
             bias: Any = self.param("bias", bias_init, outputs)
             product = product + jnp.asarray(bias, product.dtype).reshape(1, -1)
         if self.lora is not None and self.lora.adapts("/".join((*self.path, "kernel"))):
-            product = product + self._low_rank(self.lora, rows)
+            product = product + self._low_rank(self.lora, whole)
         return product.reshape(*leading, *outputs)
 
-    def _low_rank(self, lora: LoraConfig, rows: Float[Array, "n D"]) -> Float[Array, "n m"]:
+    def _low_rank(self, lora: LoraConfig, x: Float[Array, "..."]) -> Float[Array, "n m"]:
         """The adapter's branch, (alpha / rank) (dropout(x) A) B; 0 as long as B is what it is at first.
 
         Dropout acts where the call has a key for it, which the FAM prompt's way up the stack has not.
@@ -111,8 +112,8 @@ class Projection(nn.Module):
             "lora_b", nn.with_logical_partitioning(init_b, ("lora", *output_axes)), (lora.rank, *outputs)
         )
         if lora.dropout and self.has_rng("dropout"):
-            rows = nn.Dropout(lora.dropout, deterministic=False)(rows)
-        low = rows @ jnp.asarray(a, self.dtype).reshape(math.prod(inputs), lora.rank)
+            x = Dropout(lora.dropout)(x)
+        low = x.reshape(-1, math.prod(inputs)) @ jnp.asarray(a, self.dtype).reshape(math.prod(inputs), lora.rank)
         return (low * lora.scale) @ jnp.asarray(b, self.dtype).reshape(lora.rank, math.prod(outputs))
 
 
@@ -132,9 +133,11 @@ class GatedMLP(nn.Module):
         """Applies the MLP to each vector."""
         shape, axes = (self.width, self.hidden_width), ("embed", "mlp")
         settings: Any = {"use_bias": self.use_bias, "lora": self.lora}
-        gate = Projection(shape, axes, 1, self.dtype, **settings, name="gate")(x)
-        up = Projection(shape, axes, 1, self.dtype, **settings, name="up")(x)
+        fanned = fan_out(x, "mlp")
+        gate = Projection(shape, axes, 1, self.dtype, **settings, name="gate")(fanned)
+        up = Projection(shape, axes, 1, self.dtype, **settings, name="up")(fanned)
         hidden = _ACTIVATIONS[self.activation](gate) * up
+        hidden = constrain(hidden, ("batch", *[None] * (hidden.ndim - 2), "mlp"))
         down = Projection(shape[::-1], axes[::-1], 1, self.dtype, self.out_init_scale, **settings, name="down")
         return down(hidden)
 

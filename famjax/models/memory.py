@@ -310,6 +310,6 @@ def state_axes(state: State) -> State:
         block=cache.block and key_values_axes(cache.block),
         fam=cache.fam and key_values_axes(cache.fam, "fam"),
     )
-    layers = dataclasses.replace(state.layers, fam=("layers", "batch", "fam", "embed"), cache=cache_axes)
+    layers = dataclasses.replace(state.layers, fam=("layers", "batch", "fam", "activation_embed"), cache=cache_axes)
     rows = ("batch",)
     return dataclasses.replace(state, layers=layers, num_tokens=rows, position_offset=rows, fam_is_initial=rows)

@@ -3,6 +3,8 @@
 Training, prefill, reading in chunks and decoding one token are this same call.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,8 +43,10 @@ from famjax.models.memory import (
     piece_offsets,
     token_rotation,
 )
+from famjax.models.sharding import KEPT_AXIS, Axes, Dropout, all_but_gathered, constrain, gather, mesh_axes
 
 _REMAT_POLICIES = {
+    "none": all_but_gathered,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_without_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -94,8 +98,8 @@ class Transformer(nn.Module):
         if config.memory.fam_length and config.memory.fam_start == "prompt":
             init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("fam", "embed"))
             self.fam_prompt: Any = self.param("fam_prompt", init, (config.memory.fam_length, config.emb_dim))
-        self.dropout = nn.Dropout(config.dropout_rate, deterministic=self.deterministic)
-        self.layers = _stacked(config)(config, self.deterministic)
+        self.dropout = Dropout(config.dropout_rate, self.deterministic)
+        self.layers = _stacked(config, gathers=not self.is_initializing())(config, self.deterministic)
         self.final_norm = make_norm(config)
         if not config.tie_embeddings:
             shape = (config.emb_dim, config.vocab_size)
@@ -144,7 +148,7 @@ class Transformer(nn.Module):
             view=by_kind(config, view),
         )
         x = self.dropout(self.embedding(layout.scatter_tokens(tokens)))
-        x = nn.with_logical_constraint(x, ("batch", None, None, "embed"))
+        x = constrain(x, ("batch", None, None, "activation_embed"))
         start = None if texts is None else texts.start.layers
         x, (layers, diagnostics) = self.layers(x, state.layers, kind_flags(config), start, context)
         hidden = layout.gather_hidden(self.final_norm(x), num_tokens)
@@ -163,24 +167,23 @@ class Transformer(nn.Module):
           with_cache: make room for keys and values. Without it the state is small, and a call on it, whatever its
             length, gives the same results; but a state that a loop carries needs the room from the start.
         """
+        state = start_state(self.initial_fam(), batch, position_offset)
+        if not with_cache:
+            return state
+        cache = self._initial_cache(state.layers.fam, state.position_offset)
+        return dataclasses.replace(state, layers=LayerState(fam=state.layers.fam, cache=cache))
+
+    def initial_fam(self) -> SavedFam:
+        """The FAM that every layer begins a text with [L, F, D], float32."""
         config = self.config
-        fam_length, num_layers = config.memory.fam_length, config.num_layers
-        zeros = jnp.zeros((batch,), jnp.int32)
-        offset = zeros if position_offset is None else position_offset
-        fam = jnp.zeros((num_layers, fam_length, config.emb_dim), jnp.float32)
+        fam_length = config.memory.fam_length
+        fam = jnp.zeros((config.num_layers, fam_length, config.emb_dim), jnp.float32)
         if fam_length:
             positions = jnp.arange(-fam_length, 0)[None]
             rotation = by_kind(config, lambda is_local: layer_rotation(config, positions, is_local))
             prompt = self.fam_prompt if config.memory.fam_start == "prompt" else fam[0]
             _, fam = self.layers.start_fam(prompt[None], kind_flags(config), rotation)
-        fam = broadcast_fam(fam, batch)
-        return State(
-            layers=LayerState(fam=fam, cache=self._initial_cache(fam, offset) if with_cache else None),
-            num_tokens=zeros,
-            position_offset=offset,
-            fam_is_initial=jnp.ones((batch,), jnp.bool_),
-            aligned=True,
-        )
+        return fam
 
     def _initial_cache(self, fam: StackedFam, position_offset: Lengths) -> Cache:
         """Of every layer [L, ...]: no tokens, and the keys and values of the initial FAM."""
@@ -218,6 +221,24 @@ class Transformer(nn.Module):
         rotation = by_kind(config, lambda is_local: layer_rotation(config, positions, is_local))
         x, _ = self.layers.read_alone(self.embedding(tokens), kind_flags(config), rotation)
         return self.logits(self.final_norm(x))
+
+
+def start_state(fam: SavedFam, batch: int, position_offset: Lengths | None = None) -> State:
+    """The state of `batch` rows that have read nothing, without a cache, from the FAM that every layer begins with."""
+    zeros = jnp.zeros((batch,), jnp.int32)
+    return State(
+        layers=LayerState(fam=broadcast_fam(fam, batch), cache=None),
+        num_tokens=zeros,
+        position_offset=zeros if position_offset is None else position_offset,
+        fam_is_initial=jnp.ones((batch,), jnp.bool_),
+        aligned=True,
+    )
+
+
+def initial_fam(model: Transformer, params: Any) -> SavedFam:
+    """`Transformer.initial_fam` with these parameters."""
+    fam: Any = model.apply({"params": params}, method="initial_fam")
+    return fam
 
 
 def initial_state(
@@ -290,6 +311,20 @@ def parameter_shapes(config: TransformerConfig) -> Mapping[str, jax.ShapeDtypeSt
     return flatten_dict(shapes, sep="/")
 
 
+@functools.lru_cache(maxsize=32)
+def parameter_axes(config: TransformerConfig) -> Mapping[str, Axes]:
+    """Logical axis names of every parameter by its path."""
+    model = Transformer(config, parent=None)  # A layer may ask, which is not to become its parent.
+    boxed = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    return {path: tuple(box.names) for path, box in flatten_dict(boxed, sep="/").items()}
+
+
+def gather_outside_layers(config: TransformerConfig, params: Any) -> Any:
+    """Makes the parameters whole that no layer has (`famjax.models.sharding.gather`); a layer's are, one by one."""
+    outside = {name: tree for name, tree in params.items() if name != "layers"}
+    return {**params, **gather(outside, parameter_axes(config))}
+
+
 def _require_blocks(tokens: Tokens, state: State, lengths: Lengths | None, texts: Texts, block_size: int) -> None:
     """ValueError where a call with texts is not one of whole blocks."""
     blocks = texts.begins.shape[1]
@@ -300,11 +335,17 @@ def _require_blocks(tokens: Tokens, state: State, lengths: Lengths | None, texts
         )
 
 
-def _stacked(config: TransformerConfig) -> Any:
-    """The decoder layer, rematerialised as configured, scanned over layers: compile time does not grow with depth."""
+def _stacked(config: TransformerConfig, gathers: bool) -> Any:
+    """The decoder layer, rematerialised as configured, scanned over layers: compile time does not grow with depth.
+
+    Where parameters are cut over devices, a layer's are gathered when it is called, and again in the backward pass.
+    """
     layer: Any = DecoderLayer
     policy: RematPolicy = config.remat_policy
-    if policy != "none":
+    gathers = gathers and bool(mesh_axes(KEPT_AXIS))
+    if gathers:
+        layer = nn.map_variables(layer, "params", functools.partial(_gather_layer, config), methods=["__call__"])
+    if gathers or policy != "none":
         layer = nn.remat(layer, policy=_REMAT_POLICIES[policy], prevent_cse=False, methods=["__call__"])
     over_layers = {
         "variable_axes": {"params": 0, INTERMEDIATES: 0},
@@ -319,3 +360,10 @@ def _stacked(config: TransformerConfig) -> Any:
         "cache_fam": {"in_axes": (0, 0, nn.broadcast), **over_layers},
     }
     return nn.scan(layer, methods=methods)
+
+
+def _gather_layer(config: TransformerConfig, variables: Mapping[str, Any]) -> Any:
+    """The variables of a layer, its parameters whole."""
+    prefix = "layers/"
+    axes = {path.removeprefix(prefix): names[1:] for path, names in parameter_axes(config).items() if prefix in path}
+    return {**variables, "params": gather(variables["params"], axes)}

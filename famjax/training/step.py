@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,11 +11,21 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from famjax.models.decoder_layer import Diagnostics
-from famjax.models.dims import Lengths
+from famjax.models.dims import Leaf, Lengths, SavedFam
 from famjax.models.memory import State
-from famjax.models.transformer import Transformer, initial_state, logits, read
+from famjax.models.sharding import row_indices, row_shards
+from famjax.models.transformer import (
+    Transformer,
+    gather_outside_layers,
+    initial_fam,
+    logits,
+    parameter_axes,
+    read,
+    start_state,
+)
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import advance
+from famjax.training.gradients import Batch, Part, accumulate, cut
 from famjax.training.losses import ScoreSums, mean_scores, score_tokens, sum_scores
 from famjax.training.optimizers import frozen_parameters, learning_rate
 from famjax.training.parameter_paths import replaced, without
@@ -28,16 +37,26 @@ from famjax.training.streaming import (
     ablated,
     block_metrics,
     carry_on,
-    cut_rows,
-    join_rows,
     sum_by_block,
     texts_of,
 )
 
-Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# A (micro)batch, what its rows carry, and its key.
-Part = tuple[Batch, State | None, jax.Array]
+
+
+@struct.dataclass
+class _Start:
+    """What texts begin with in a step.
+
+    Attributes:
+      fam: every layer's initial FAM [L, F, D].
+      passed: what the last step left.
+      is_passed: whether texts begin with that instead, bool [].
+    """
+
+    fam: Leaf
+    passed: PassedFam
+    is_passed: Leaf
 
 
 @struct.dataclass
@@ -86,16 +105,24 @@ def train_step(
     trained_params = without(state.params, frozen_parameters(job.applied_optimizer, state.params))
 
     def loss_of(
-        trained: Any, microbatch: Batch, stream: State | None, key: jax.Array
+        trained: Any, start_fam: SavedFam, params: Any, microbatch: Batch, stream: State | None, key: jax.Array
     ) -> tuple[Float[Array, ""], Scored]:
-        params = replaced(state.params, trained)
-        scored = forward(job, model, params, microbatch, stream, state.passed_fam, is_passed, key)
+        start = _Start(start_fam, state.passed_fam, is_passed)
+        scored = forward(job, model, replaced(params, trained), microbatch, stream, start, key)
         sums, departure = scored.sums, jnp.mean(scored.diagnostics.fam_departure.total)
         return sums.loss + job.loss.z_loss * sums.z_loss + retention_weight * departure, scored
 
-    gradients, scored = _accumulate(loss_of, trained_params, batch, state.stream, job.num_microbatches, example_key)
-    sums = scored.sums
-    gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), gradients)
+    given = accumulate(
+        loss_of,
+        lambda trained: initial_fam(model, replaced(state.params, trained)),
+        trained_params,
+        state.params,
+        (batch, state.stream, example_key),
+        num_microbatches=job.num_microbatches,
+        axes=parameter_axes(job.model),
+    )
+    sums, diagnostics, by_block = given.summed
+    gradients = jax.tree.map(lambda gradient: gradient / jnp.maximum(sums.weight, 1e-8), given.gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     means = mean_scores(sums)
     new_state = dataclasses.replace(
@@ -103,9 +130,9 @@ def train_step(
         step=state.step + 1,
         params=replaced(state.params, optax.apply_updates(trained_params, updates)),
         opt_state=opt_state,
-        passed_fam=scored.fam,
+        passed_fam=given.fam,
         progress=advance(job.curriculum, state.progress, means),
-        stream=scored.stream,
+        stream=given.stream,
     )
     metrics = {
         **means,
@@ -114,14 +141,14 @@ def train_step(
         "update_norm": optax.tree.norm(updates),
         "learning_rate": jnp.asarray(learning_rate(job.optimizer, state.step)),
         "state_passed": is_passed,
-        "tokens": jnp.sum(batch["lengths" if scored.by_block is None else "block_lengths"]),
+        "tokens": jnp.sum(batch["lengths" if by_block is None else "block_lengths"]),
         "answered": sums.answered,
         "stage": state.progress.stage,
         "stage_after": new_state.progress.stage_after,
-        **{field.name: getattr(scored.diagnostics, field.name).mean for field in dataclasses.fields(Diagnostics)},
+        **{field.name: getattr(diagnostics, field.name).mean for field in dataclasses.fields(Diagnostics)},
     }
-    if scored.by_block is not None:
-        metrics |= block_metrics(scored.by_block)
+    if by_block is not None:
+        metrics |= block_metrics(by_block)
     return new_state, metrics
 
 
@@ -131,16 +158,17 @@ def ablated_loss(state: TrainState, batch: Batch, *, job: TrainJob, model: Trans
     Everything else is the same: parameters, dropout, position offsets, passed FAM.
     """
     is_passed, example_key = _draw_step(job, state)
+    start = _Start(initial_fam(model, state.params), state.passed_fam, is_passed)
 
     def sums_of(part: Part) -> ScoreSums:
         microbatch, stream, key = part
         assert stream is not None, "only what is carried can be ablated"
         forgotten = ablated(model, state.params, stream)
-        return forward(job, model, state.params, microbatch, forgotten, state.passed_fam, is_passed, key).sums
+        return forward(job, model, state.params, microbatch, forgotten, start, key).sums
 
     if job.num_microbatches == 1:
         return mean_scores(sums_of((batch, state.stream, example_key)))["loss"]
-    sums = jax.lax.map(sums_of, _cut(batch, state.stream, job.num_microbatches, example_key))
+    sums = jax.lax.map(sums_of, cut(batch, state.stream, job.num_microbatches, example_key))
     return mean_scores(jax.tree.map(lambda values: jnp.sum(values, axis=0), sums))["loss"]
 
 
@@ -150,22 +178,28 @@ def forward(
     params: Any,
     batch: Batch,
     stream: State | None,
-    passed: PassedFam,
-    is_passed: jax.Array,
+    begin: "_Start",
     key: jax.Array,
 ) -> Scored:
-    """Reads a (micro)batch and scores it: from the start of each row, or on from where the stream has its rows."""
+    """Reads a (micro)batch and scores it: from the start of each row, or on from where the stream has its rows.
+
+    The rows may be a device's own of a batch that lies over several (`famjax.training.gradients`).
+    """
     offset_key, dropout_key = jax.random.split(key)
     rows = batch["tokens"].shape[0]
     offset = draw_position_offset(offset_key, rows, job.model.rope_base) if job.random_position_offset else None
-    start = start_from(initial_state(model, params, rows, offset, with_cache=False), passed, is_passed)
+    start = start_from(start_state(begin.fam, rows, offset), begin.passed, begin.is_passed)
+    params = gather_outside_layers(job.model, params)
     if stream is None:
         output = read(model, params, batch["tokens"], start, batch["lengths"], dropout_key=dropout_key)
     else:
         texts = texts_of(batch, start)
         output = read(model, params, batch["tokens"], stream, texts=texts, dropout_key=dropout_key)
     scores = score_tokens(
-        functools.partial(logits, model, params), output.hidden, batch["targets"], job.loss.chunk_size
+        functools.partial(logits, model, params),
+        output.hidden,
+        batch["targets"],
+        max(job.loss.chunk_size // row_shards(), 1),
     )
     return Scored(
         sums=sum_scores(scores, batch["weights"], batch["answers"]),
@@ -190,41 +224,9 @@ def step_key(state: TrainState) -> jax.Array:
 def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths:
     """Each example's offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions)."""
     offset_key, zero_key = jax.random.split(key)
-    offset: Int[Array, " B"] = jax.random.randint(offset_key, (rows,), 0, int(2 * jnp.pi * rope_base))
-    return jnp.where(jax.random.bernoulli(zero_key, 0.5, (rows,)), 0, offset)
-
-
-def _accumulate(
-    loss_of: Any, trained: Any, batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array
-) -> tuple[Any, Scored]:
-    """Sums gradients and scores over microbatches. The passed FAM is that of the global batch's first example."""
-    gradient_of = jax.grad(loss_of, has_aux=True)
-    if num_microbatches == 1:
-        return gradient_of(trained, batch, stream, key)
-    parts = _cut(batch, stream, num_microbatches, key)
-
-    def add(total: Any, part: Part) -> tuple[Any, tuple[PassedFam, State | None]]:
-        gradients, scored = gradient_of(trained, *part)
-        return jax.tree.map(jnp.add, total, (gradients, scored.summed)), (scored.fam, scored.stream)
-
-    first = jax.tree.map(lambda array: array[0], parts)
-    shapes = jax.eval_shape(gradient_of, trained, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1].summed))
-    (gradients, summed), (fams, streams) = jax.lax.scan(add, zeros, parts)
-    fam = jax.tree.map(lambda array: array[0], fams)
-    sums, diagnostics, by_block = summed
-    return gradients, Scored(sums, diagnostics, by_block, fam, streams and join_rows(streams))
-
-
-def _cut(batch: Batch, stream: State | None, num_microbatches: int, key: jax.Array) -> Part:
-    """The microbatches and their keys, stacked on a new first axis."""
-
-    def cut(array: jax.Array) -> jax.Array:
-        # Every microbatch takes rows from every device's part of the batch, so nothing moves between devices.
-        return jnp.moveaxis(array.reshape(-1, num_microbatches, *array.shape[1:]), 1, 0)
-
-    keys = jax.random.split(key, num_microbatches)
-    return jax.tree.map(cut, dict(batch)), stream and cut_rows(stream, num_microbatches), keys
+    shape = (rows * row_shards(),)
+    offset: Int[Array, " B"] = jax.random.randint(offset_key, shape, 0, int(2 * jnp.pi * rope_base))
+    return jnp.where(jax.random.bernoulli(zero_key, 0.5, shape), 0, offset)[row_indices(rows)]
 
 
 def _retention_weight(job: TrainJob, batch: Batch, is_passed: jax.Array, step: jax.Array) -> Float[Array, ""]:
