@@ -43,7 +43,7 @@ Axes = Sequence[str | None]
 def mesh_axes(logical: str | None) -> tuple[str, ...]:
     """The axes of the present mesh, of two devices or more, over which a logical axis lies."""
     mesh, rules = jax.sharding.get_abstract_mesh(), dict(reversed(nn.get_logical_axis_rules()))
-    places = rules.get(logical)
+    places = None if logical is None else rules.get(logical)
     names = (places,) if isinstance(places, str) else places or ()
     return tuple(name for name in names if mesh.shape.get(name, 1) > 1)
 
@@ -172,7 +172,7 @@ def multiply(x: Array | Fanned, matrix: Array, outputs: int, dtype: jnp.dtype | 
     devices, width = copies.shape[0], matrix.shape[0]
     parts = matrix.reshape(width, devices, -1)
     product = jnp.einsum("tnD,Dtm->ntm", copies.reshape(devices, -1, width), parts, preferred_element_type=dtype)
-    return product.reshape(product.shape[0], -1)
+    return product.reshape(product.shape[0], matrix.shape[1])
 
 
 def own_row_axes() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
 BATCH, LENGTH = 48, 11
 LOCAL = {"layer_pattern": ("local", "global"), "local_window": 3}
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "multi_head": {"num_kv_heads": 4, **LOCAL},
     "multi_query": {"num_kv_heads": 1, "remat_policy": "dots", "query_key_norm": True},
     "bswa_lora": {"num_kv_heads": 2, "fam_length": 0, "tie_embeddings": False, "lora": LoraConfig(2, dropout=0.1)},
