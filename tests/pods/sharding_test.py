@@ -45,7 +45,6 @@ CASES = {
     "tensor_parallel": ("multi_query", TENSOR_PARALLEL),
     "both": ("multi_query", BOTH_OF_TWO),
     "both_lora": ("bswa_lora", BOTH),
-    "fully_sharded_lora": ("bswa_lora", FULLY_SHARDED),
 }
 # Matrix products over a dimension that is cut sum in another order; the norms of the next layer pass that on.
 SHARDED = Tolerance(3e-4, 3e-5)
