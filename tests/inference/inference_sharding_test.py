@@ -6,13 +6,13 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny_language_model import make_model, random_ids
 
 from famjax.inference.config import SamplingConfig
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import make_mesh
 from famjax.training.program import abstract_params
 from small import BLOCK
+from tiny_language_model import make_model, random_ids
 from tolerances import FLOAT32, assert_close
 
 ROWS = 8
