@@ -8,7 +8,7 @@ the middle of an answer too.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -112,9 +112,16 @@ class Programs:
       clock: the time that they took.
     """
 
-    def __init__(self, config: TransformerConfig, mesh: MeshConfig, chunk_blocks: int) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        mesh: MeshConfig,
+        chunk_blocks: int,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        """Compiles nothing yet; `devices` are jax's where none are given."""
         self._model, self._config = Transformer(config), mesh
-        self._mesh = make_mesh(mesh)
+        self._mesh = make_mesh(mesh, devices)
         self._compiled: dict[Any, Any] = {}
         self.chunk_size = chunk_blocks * config.memory.block_size
         self.vocab_size = config.vocab_size
@@ -148,6 +155,32 @@ class Programs:
         name = ("decode", greedy, filtered, plan.stop_tokens.shape[1])
         return self._call(name, function, len(plan.done), params, rows, plan)
 
+    def lower_read(self, params: Any, num_rows: int) -> jax.stages.Lowered:
+        """The step of `read` for abstract parameters, ready to be compiled."""
+        tokens = jax.ShapeDtypeStruct((num_rows, self.chunk_size), jnp.int32)
+        lengths = jax.ShapeDtypeStruct((num_rows,), jnp.int32)
+        rows = self.empty_rows(params, num_rows)
+        return self._lower(functools.partial(_read, self._model), num_rows, params, rows, tokens, lengths)
+
+    def lower_decode(self, params: Any, num_rows: int) -> jax.stages.Lowered:
+        """The step of `decode`, greedy, for abstract parameters, ready to be compiled."""
+        function = functools.partial(_decode, self._model, greedy=True, filtered=False)
+        return self._lower(function, num_rows, params, self.empty_rows(params, num_rows), _abstract_plan(num_rows))
+
+    def _lower(self, function: Callable[..., Any], num_rows: int, params: Any, *arrays: Any) -> jax.stages.Lowered:
+        config = self._rules(num_rows)
+        placed = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            arrays,
+            tuple(self._placement(array, config) for array in arrays),
+        )
+        with use_mesh(self._mesh, config):
+            return self._jit(function, config, params, *placed).lower(params, *placed)
+
+    def _jit(self, function: Callable[..., Any], config: MeshConfig, params: Any, *placed: Any) -> Any:
+        outputs = jax.eval_shape(function, params, *placed)
+        return jax.jit(function, out_shardings=self._placement(outputs, config))
+
     def _call(self, name: Any, function: Callable[..., Any], num_rows: int, params: Any, *arrays: Any) -> Any:
         """Runs a step, compiled for so many rows, to its end."""
         config = self._rules(num_rows)
@@ -157,9 +190,7 @@ class Programs:
         with use_mesh(self._mesh, config):
             if key not in self._compiled:
                 start = time.perf_counter()
-                outputs = jax.eval_shape(function, params, *placed)
-                jitted = jax.jit(function, out_shardings=self._placement(outputs, config))
-                self._compiled[key] = jitted.lower(params, *placed).compile()
+                self._compiled[key] = self._jit(function, config, params, *placed).lower(params, *placed).compile()
                 self.clock.compiling += time.perf_counter() - start
                 self.clock.compilations += 1
             start = time.perf_counter()
@@ -227,6 +258,28 @@ def _last(hidden: Float[Array, "B T D"], lengths: Lengths, before: Float[Array, 
     index = jnp.maximum(lengths - 1, 0)[:, None, None]
     last = jnp.take_along_axis(hidden, index, axis=1)[:, 0]
     return jnp.where((lengths > 0)[:, None], last, before)
+
+
+def _abstract_plan(num_rows: int) -> BurstPlan:
+    """Shapes and dtypes of a burst's plan."""
+
+    def abstract(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    draw = Draw(
+        keys=abstract(jnp.uint32, num_rows, 2),
+        temperature=abstract(jnp.float32, num_rows),
+        top_k=abstract(jnp.int32, num_rows),
+        top_p=abstract(jnp.float32, num_rows),
+    )
+    return BurstPlan(
+        draw=draw,
+        done=abstract(jnp.int32, num_rows),
+        budgets=abstract(jnp.int32, num_rows),
+        stop_tokens=abstract(jnp.int32, num_rows, 1),
+        vocab_size=abstract(jnp.int32),
+        steps=abstract(jnp.int32),
+    )
 
 
 @struct.dataclass

@@ -87,12 +87,16 @@ class Program:
 
     def compile_step(self, length: int) -> TrainStep:
         """Compiles the train step for batches [B, length]. The state given to it is donated."""
+        return self.lower_step(length).compile()
+
+    def lower_step(self, length: int) -> jax.stages.Lowered:
+        """The train step for batches [B, length], ready to be compiled."""
         model = Transformer(self.job.model, deterministic=False)
         step = functools.partial(train_step, job=self.job, model=model, optimizer=self.optimizer)
         replicated = NamedSharding(self.mesh, PartitionSpec())
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, replicated))
         with use_mesh(self.mesh, self.job.mesh):
-            return jitted.lower(self.abstract_state, self.abstract_batch(length)).compile()
+            return jitted.lower(self.abstract_state, self.abstract_batch(length))
 
     def compile_ablation(self, length: int) -> Callable[[TrainState, Mapping[str, jax.Array]], jax.Array]:
         """Compiles what the loss of a step over batches [B, length] is without a memory; the state is not donated."""
@@ -107,13 +111,17 @@ class Program:
         return abstract_batch(self.job.data.batch_size, length, self.mesh, block_size)
 
 
-def make_program(job: TrainJob) -> Program:
+def make_program(job: TrainJob, devices: Sequence[jax.Device] | None = None) -> Program:
     """Lays the train state out on the mesh.
+
+    Args:
+      job: the run.
+      devices: of the mesh; None: jax's. Those of another machine serve to compile for it.
 
     Raises:
       ConfigError: a rule of the mesh that cannot hold, or a pattern of the optimizer that matches nothing.
     """
-    mesh = make_mesh(job.mesh)
+    mesh = make_mesh(job.mesh, devices)
     model = Transformer(job.model)
     params, param_specs = abstract_params(job.model, mesh, job.mesh)
     optimizer = make_optimizer(job.applied_optimizer, params)
