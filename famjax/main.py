@@ -22,12 +22,21 @@ famjax trains and evaluates language models with working memory (TransformerFAM)
   famjax launch render|submit ... --gin_file=FILE ...    on TPU slices or a GPU cluster (famjax launch --help)
 
   --run_mode=MODE           train (the default), eval, infer (answer prompts), scan (evaluate a grid of checkpoints,
-                            memories, tasks and lengths), report (of scans), attention (pictures of it) or
-                            merge (a finetuning's checkpoint with its base)
+                            memories, tasks and lengths), report (of scans), attention (pictures of it), merge (a
+                            finetuning's checkpoint with its base) or plan (what a training takes of a TPU slice, found
+                            out on a machine without TPU)
   --gin_file=FILE           may be repeated, in any order; looked for here, in the search paths, among famjax's own
   --gin_search_paths=A,B    further folders with gin files
   --gin.NAME=VALUE          sets a macro or a parameter, after the files; strings keep their quotes: "'/tmp/run'"
   --dry_run                 prints every setting and where it comes from, parameter count and batch shapes, and stops
+  --slice=NAME              plan: for this slice: v5e-256, v5p-4x4x8, v4-64, v6e-8, or GPUs: h100-64
+  --num_slices=N            plan: for so many of them; the job's NUM_SLICES, where it is not given
+  --plan.search             plan: try batches, microbatches, remat policies and meshes, and say which is best
+  --plan.trials=N           plan: compile at most so many (12) while searching, or for changes that make it fit
+  --plan.rows=N             plan: rows of prefill and decode; one a data-parallel chip, where it is not given
+  --plan.json=FILE          plan: write it as JSON too ('-': to the standard output, in place of the page)
+  --plan.save=FOLDER        plan: save the compiled train steps, for --gin.COMPILED_STEPS="'FOLDER'" of the training
+
   --verbosity=N             -1 warnings (the default), 0 information, 1 debugging and tracebacks
 
 Train a tiny FAM model on the sources of this Python's standard library, then evaluate it:
@@ -71,6 +80,7 @@ RUN_MODES = {
     "scan": RunMode("famjax.evaluation.scan.config", "ScanJob", "famjax.evaluation.scan.running", "scan"),
     "attention": RunMode("famjax.inference.attention_config", "AttentionJob", "famjax.inference.attention_map", "draw"),
     "merge": RunMode("famjax.training.merge_config", "MergeJob", "famjax.training.merge", "merge"),
+    "plan": RunMode("famjax.training.config", "TrainJob", "famjax.planning.running", "plan"),
     "report": RunMode("famjax.evaluation.report.config", "ReportJob", "famjax.evaluation.report.writing", "report"),
 }
 
@@ -85,6 +95,7 @@ _MEMORY_HINTS = {
     "scan": "Lower --gin.BATCH_SIZE, --gin.ScanJob.chunk_blocks or --gin.MemoryOverrides.block_size.",
     "attention": "Lower --gin.MemoryOverrides.block_size, or draw fewer blocks (--gin.BLOCKS).",
     "merge": "Raise --gin.MODEL_PARALLELISM.",
+    "plan": "It is this machine's own memory: the compiler needs some GB for a large model.",
     "report": "It needs no device.",
 }
 
@@ -150,8 +161,12 @@ def _run(arguments: Arguments) -> None:
     if arguments.dry_run:
         sys.stdout.write(describe_run(configuration))
         return
+    function = getattr(importlib.import_module(mode.module), mode.function)
+    if arguments.plan is not None:
+        function(configuration.job, arguments.plan)
+        return
     operative.remember(configuration)
-    getattr(importlib.import_module(mode.module), mode.function)(configuration.job)
+    function(configuration.job)
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from famjax.errors import ConfigError
+from famjax.planning.config import PlanSettings
 
 _GIN_PREFIX = "--gin."
 
@@ -23,6 +24,7 @@ class Arguments:
       dry_run: print the resolved configuration and stop.
       verbosity: absl's: -1 warnings, 0 information, 1 and more debugging and tracebacks.
       help: print the usage and stop.
+      plan: what `--run_mode=plan` is asked; None in the other modes.
     """
 
     run_mode: str
@@ -32,6 +34,7 @@ class Arguments:
     dry_run: bool
     verbosity: int
     help: bool
+    plan: PlanSettings | None = None
 
 
 def parse_arguments(
@@ -64,6 +67,7 @@ def parse_arguments(
         dry_run=values.dry_run,
         verbosity=values.verbosity,
         help=bool(values["help"].value),
+        plan=_plan_settings(values),
     )
 
 
@@ -74,7 +78,39 @@ def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:
     flags.DEFINE_list("gin_search_paths", [], "Folders to search, separated by commas.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.", flag_values=values)
     flags.DEFINE_integer("verbosity", -1, "-1 warnings, 0 information, 1 tracebacks.", flag_values=values)
+    flags.DEFINE_string("slice", None, "A slice by name.", flag_values=values)
+    flags.DEFINE_integer("num_slices", None, "Slices of this kind.", flag_values=values)
+    flags.DEFINE_bool("plan.search", False, "Try other settings.", flag_values=values)
+    flags.DEFINE_integer("plan.trials", PlanSettings.trials, "Compilations at most.", flag_values=values)
+    flags.DEFINE_string("plan.json", None, "A file.", flag_values=values)
+    flags.DEFINE_string("plan.save", None, "A folder.", flag_values=values)
+    flags.DEFINE_integer("plan.rows", None, "Rows of inference.", flag_values=values)
     flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
+
+
+# Flags of `--run_mode=plan`, and the settings that they are.
+_PLAN_FLAGS = {
+    "slice": "slice",
+    "num_slices": "num_slices",
+    "plan.search": "search",
+    "plan.trials": "trials",
+    "plan.json": "json",
+    "plan.save": "save",
+    "plan.rows": "rows",
+}
+
+
+def _plan_settings(values: flags.FlagValues) -> PlanSettings | None:
+    given = [f"--{name}" for name in _PLAN_FLAGS if values[name].present]
+    if values["help"].value:
+        return None
+    if values.run_mode != "plan":
+        if given:
+            raise ConfigError(f"{given[0]} belongs to --run_mode=plan, and this is --run_mode={values.run_mode}.")
+        return None
+    if values.slice is None:
+        raise ConfigError("--run_mode=plan needs a slice to plan for, as --slice=v5e-256 (v4, v5e, v5p, v6e, or GPUs).")
+    return PlanSettings(**{field: values[name].value for name, field in _PLAN_FLAGS.items()})
 
 
 def _parse_binding(argument: str) -> tuple[str, str]:

@@ -155,6 +155,11 @@ class Programs:
         name = ("decode", greedy, filtered, plan.stop_tokens.shape[1])
         return self._call(name, function, len(plan.done), params, rows, plan)
 
+    def abstract_rows(self, params: Any, num_rows: int) -> Rows:
+        """Shapes, dtypes and shardings of `begin`'s result."""
+        rows: Rows = self._place_abstract(self.empty_rows(params, num_rows), self._rules(num_rows))
+        return rows
+
     def lower_read(self, params: Any, num_rows: int) -> jax.stages.Lowered:
         """The step of `read` for abstract parameters, ready to be compiled."""
         tokens = jax.ShapeDtypeStruct((num_rows, self.chunk_size), jnp.int32)
@@ -169,13 +174,16 @@ class Programs:
 
     def _lower(self, function: Callable[..., Any], num_rows: int, params: Any, *arrays: Any) -> jax.stages.Lowered:
         config = self._rules(num_rows)
-        placed = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            arrays,
-            tuple(self._placement(array, config) for array in arrays),
-        )
+        placed = tuple(self._place_abstract(array, config) for array in arrays)
         with use_mesh(self._mesh, config):
             return self._jit(function, config, params, *placed).lower(params, *placed)
+
+    def _place_abstract(self, tree: Any, config: MeshConfig) -> Any:
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            self._placement(tree, config),
+        )
 
     def _jit(self, function: Callable[..., Any], config: MeshConfig, params: Any, *placed: Any) -> Any:
         outputs = jax.eval_shape(function, params, *placed)

@@ -3,30 +3,35 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
-_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from famjax.pods.slices import GIB
+
+# HBM of a chip that libtpu's compiler leaves to a program, by generation: what it says where it refuses one.
+AVAILABLE = {"v4": 30.75 * GIB, "v5e": 15.75 * GIB, "v5p": 95.74 * GIB, "v6e": 31.25 * GIB}
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
-# What libtpu says, by how far it has come: "... temporaries (31.11G) exceeds available HBM (15.75G)", before it has laid
-# the arrays out, or "Used 20.65G of 15.75G hbm", with everything.
-_TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
-_EVERYTHING = re.compile(rf"Used {_SIZE}i?B? of {_SIZE}i?B? hbm", re.IGNORECASE)
+# libtpu's refusals, before and behind the laying out of arrays. The first says "temporaries", and counts arguments and
+# results too: a program that doubles an argument of 10 GiB is refused with 20.00G.
+_REFUSALS = (
+    re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+    re.compile(rf"Used {_SIZE} of {_SIZE} hbm"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of HBM that a program takes of one chip.
+class Arrays:
+    """Bytes of HBM, of one chip, that a program's arguments take, by their shapes and shardings.
 
     Attributes:
       parameters: of the model.
       optimizer: the optimizer's state.
-      state: what the run carries besides: passed FAM, streamed or read rows, step and key.
-      batch: the batch, and what the arrays above are filled up with to whole tiles.
-      gradients: of the trained parameters; part of what the compiler counts as temporary.
-      temporaries: activations and all else that lives within the program.
-      program: its code.
+      state: what else is carried on: passed FAM, the state of rows that are read.
+      batch: what is new in every call.
+      gradients: of the trained parameters; no argument, but what the program makes at the least.
     """
 
     parameters: int
@@ -34,13 +39,6 @@ class Memory:
     state: int
     batch: int
     gradients: int
-    temporaries: int
-    program: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(dataclasses.asdict(self).values())
 
     @property
     def arguments(self) -> int:
@@ -49,34 +47,48 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
-class TooLarge:
-    """What libtpu says of a program that does not fit.
+class Memory:
+    """Bytes of HBM that a program takes of one chip, and what there is.
 
     Attributes:
-      needed: bytes of one chip: of `part`.
-      available: bytes of one chip.
-      part: "temporaries" or "everything".
+      parameters, optimizer, state, batch: see `Arrays`.
+      gradients: of the trained parameters, as far as the program has room for them: a part of what the compiler counts
+        as temporary.
+      temporaries: activations and all else that lives within a call.
+      padding: what the arguments' arrays are filled up with to whole tiles.
+      program: its code.
+      available: what the compiler leaves to a program.
     """
-
-    needed: int
-    available: int
-    part: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Bytes a chip of a program's arguments, by their shapes and shardings."""
 
     parameters: int
     optimizer: int
     state: int
     batch: int
     gradients: int
+    temporaries: int
+    padding: int
+    program: int
+    available: int
 
     @property
     def total(self) -> int:
-        """Of the arguments; gradients are none."""
-        return self.parameters + self.optimizer + self.state + self.batch
+        """All that is taken."""
+        return sum(dataclasses.asdict(self).values()) - self.available
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.total <= self.available
+
+
+class Stats(Protocol):
+    """What `jax.stages.Compiled.memory_analysis` gives, as far as it is read here; bytes of one chip."""
+
+    argument_size_in_bytes: int
+    output_size_in_bytes: int
+    alias_size_in_bytes: int
+    temp_size_in_bytes: int
+    generated_code_size_in_bytes: int
 
 
 def chip_bytes(abstract: Any) -> int:
@@ -86,37 +98,36 @@ def chip_bytes(abstract: Any) -> int:
     )
 
 
-def divide(arguments: Arguments, stats: Any) -> Memory:
-    """Divides what the compiler counts.
-
-    Args:
-      arguments: what the arrays are, by their shapes.
-      stats: `jax.stages.Compiled.memory_analysis()`.
-    """
-    temporary = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    gradients = min(arguments.gradients, temporary)
-    return Memory(
-        parameters=arguments.parameters,
-        optimizer=arguments.optimizer,
-        state=arguments.state,
-        batch=max(stats.argument_size_in_bytes - arguments.total + arguments.batch, 0),
-        gradients=gradients,
-        temporaries=temporary - gradients,
-        program=stats.generated_code_size_in_bytes,
-    )
+def divide(arrays: Arrays, stats: Stats, available: int) -> Memory:
+    """Divides what the compiler counts of a program that fits."""
+    own = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    padding = max(stats.argument_size_in_bytes - arrays.arguments, 0)
+    return _divided(arrays, own, padding, stats.generated_code_size_in_bytes, available)
 
 
-def parse_too_large(message: str) -> TooLarge | None:
-    """What the compiler's error says of sizes; None where it is another error.
-
-    Raises nothing: an unknown wording of RESOURCE_EXHAUSTED is reported as it is.
-    """
-    for pattern, part in ((_TEMPORARIES, "temporaries"), (_EVERYTHING, "everything")):
+def divide_refused(arrays: Arrays, message: str) -> Memory | None:
+    """Divides what the compiler says of a program that does not fit; None where the message is of something else."""
+    for pattern in _REFUSALS:
         if found := pattern.search(message):
-            needed, unit, available, available_unit = found.groups()
-            return TooLarge(_bytes(needed, unit), _bytes(available, available_unit), part)
+            needed, available = _bytes(found[1], found[2]), _bytes(found[3], found[4])
+            return _divided(arrays, max(needed - arrays.arguments, 0), 0, 0, available)
     return None
 
 
+def _divided(arrays: Arrays, own: int, padding: int, program: int, available: int) -> Memory:
+    gradients = min(arrays.gradients, own)
+    return Memory(
+        parameters=arrays.parameters,
+        optimizer=arrays.optimizer,
+        state=arrays.state,
+        batch=arrays.batch,
+        gradients=gradients,
+        temporaries=own - gradients,
+        padding=padding,
+        program=program,
+        available=available,
+    )
+
+
 def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * _SIZES[unit])
+    return round(float(number) * _UNITS[unit])

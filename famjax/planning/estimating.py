@@ -1,0 +1,84 @@
+"""What a train step takes of GPUs, by formulas alone: no compiler of theirs is at hand.
+
+Exact are parameters, optimizer state, passed FAM and the batch, by their shapes and shardings. Gradients are counted
+once for what is trained, twice with microbatches (a sum and a summand). The rest, with n tokens a device and microbatch,
+b bytes an activation, and H, K, I and V as one device has them:
+
+    kept of each layer      D n b with remat 'full'; (2 D + (2 H + 2 K) h + 2 I) n b with 'dots' and
+                            'dots_without_batch'; (6 D + (2 H + 2 K) h + 4 I) n b with 'none'
+    of one layer at work    what 'none' keeps, once more
+    attention of one block  3 arrays of 4 bytes, rows x H x C x (M C + F + C)
+    logits                  3 arrays of 4 bytes, chunk_size x V
+
+Real programs take more or less, by how they are fused and scheduled.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jaxlib
+
+from famjax.planning.compiling import ProgramPlan, train_arrays
+from famjax.planning.memory import Memory
+from famjax.planning.plan import Plan, layout_of
+from famjax.planning.work import work_of
+from famjax.pods.gpus import GpuSlice
+from famjax.pods.mesh import BATCH_AXES
+from famjax.training.config import TrainJob
+from famjax.training.program import Program, make_program
+
+_ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """A GPU that arrays are laid out on and that runs nothing."""
+
+    id: int
+    device_kind: str = "GPU"
+    platform: str = "gpu"
+    process_index: int = 0
+
+
+def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
+    """The plan of a train step for batches [B, length].
+
+    Raises:
+      ConfigError: the job cannot be laid out on so many devices.
+    """
+    devices = [_Device(number, process_index=number // gpus.chips_per_host) for number in range(gpus.chips)]
+    program = make_program(job, devices)  # type: ignore[arg-type] # they are only counted
+    arrays = train_arrays(program, length)
+    gradients = arrays.gradients * (2 if job.num_microbatches > 1 else 1)
+    memory = Memory(
+        **{**dataclasses.asdict(arrays), "gradients": gradients},
+        temporaries=activation_bytes(program, length),
+        padding=0,
+        program=0,
+        available=gpus.gpu.hbm_bytes,
+    )
+    return Plan(
+        layout=layout_of(program, gpus, 1, {"jax": jax.__version__, "jaxlib": jaxlib.__version__}),
+        programs=(ProgramPlan(f"train step, T = {length:,}", memory, (), 0.0),),
+        work=work_of(job, length, gpus.peak_flops),
+        estimated=True,
+    )
+
+
+def activation_bytes(program: Program, length: int) -> int:
+    """Bytes of one device for activations, attention and logits; see the module."""
+    job, model = program.job, program.job.model
+    memory, mesh = model.memory, program.mesh.shape
+    shards, parts = math.prod(mesh[axis] for axis in BATCH_AXES), mesh["model"]
+    rows = -(-job.data.batch_size // (shards * job.num_microbatches))
+    tokens, size = rows * length, _ACTIVATION_BYTES[model.dtype]
+    heads, kv_heads = -(-model.num_heads // parts), -(-model.num_kv_heads // parts)
+    width, mlp = model.emb_dim, -(-model.mlp_dim // parts)
+    projected = (2 * heads + 2 * kv_heads) * model.head_dim
+    everything = 6 * width + projected + 4 * mlp
+    kept = {"full": width, "none": everything}.get(model.remat_policy, 2 * width + projected + 2 * mlp)
+    keys = memory.num_segments * memory.block_size + memory.fam_length + memory.block_size
+    attention = 3 * 4 * rows * heads * min(memory.block_size, length) * keys
+    logits = 3 * 4 * min(job.loss.chunk_size, tokens) * -(-model.vocab_size // parts)
+    return (model.num_layers * kept + everything) * tokens * size + attention + logits

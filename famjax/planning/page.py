@@ -1,0 +1,139 @@
+"""A plan as a page of text."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from famjax.planning.compiling import ProgramPlan
+from famjax.planning.memory import Memory
+from famjax.planning.plan import Layout, Plan, Trial
+from famjax.planning.work import Work
+from famjax.pods.slices import GIB
+
+_ROWS = (
+    ("parameters", "parameters"),
+    ("optimizer", "optimizer state"),
+    ("gradients", "gradients"),
+    ("state", "recurrent and saved state"),
+    ("temporaries", "activations and temporaries"),
+    ("batch", "batch"),
+    ("padding", "padding to whole tiles"),
+    ("program", "program"),
+)
+Row = Sequence[str]
+
+
+def render(plan: Plan) -> str:
+    """The page: memory, traffic, work, and what else was tried."""
+    sections = [_head(plan.layout), _memory(plan)]
+    sections += [_traffic(program, plan.layout) for program in plan.programs if program.traffic]
+    sections.append(_work(plan.work, plan.layout))
+    if plan.remedies:
+        sections.append(
+            _trials("The train step does not fit. Changes with which it does, each compiled:", plan.remedies)
+        )
+    elif not plan.fits and not plan.search and not plan.estimated:
+        sections.append("The train step does not fit, and none of the changes that were tried makes it.")
+    if plan.search:
+        sections.append(_trials("Tried, the best that fits first (tokens/s: an estimate, docs/pods.md):", plan.search))
+    return "\n\n".join(sections) + "\n"
+
+
+def table(rows: Iterable[Row], *, left: int = 1) -> str:
+    """Columns of the same width, the first `left` to the left and the others to the right, indented."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def cell(column: int, text: str) -> str:
+        return text.ljust(widths[column]) if column < left else text.rjust(widths[column])
+
+    return "\n".join("  " + "  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows)
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB; what is there and rounds to nothing is told apart from nothing."""
+    return "<0.01" if 0 < size < 0.005 * GIB else f"{size / GIB:,.2f}"
+
+
+def _head(layout: Layout) -> str:
+    slices = f"{layout.num_slices} x {layout.slice}" if layout.num_slices > 1 else layout.slice
+    topology = f"{layout.topology}, " if layout.topology else ""
+    hosts = f"{layout.hosts:,} host{'s' if layout.hosts > 1 else ''}"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in layout.mesh.items())
+    trained = "" if layout.trained == layout.parameters else f", of which {layout.trained:,} are trained"
+    versions = ", ".join(f"{name} {version}" for name, version in layout.versions.items())
+    return "\n".join(
+        [
+            f"Plan for {slices}: {topology}{layout.chips:,} chips, {hosts}; mesh: {mesh}",
+            f"{layout.parameters:,} parameters{trained}; batch of {layout.batch_size:,} rows in {layout.microbatches} "
+            f"microbatch{'es' if layout.microbatches > 1 else ''}; remat {layout.remat!r}",
+            f"{versions}",
+        ]
+    )
+
+
+def _memory(plan: Plan) -> str:
+    title = "HBM of one chip, GiB"
+    if plan.estimated:
+        title = "HBM of one device, GiB: an estimate by formulas, nothing was compiled"
+    memories = [program.memory for program in plan.programs]
+    shown = [(field, label) for field, label in _ROWS if any(getattr(memory, field) for memory in memories)]
+    rows: list[Row] = [["", *(program.name for program in plan.programs)]]
+    rows += [[label, *(gib(getattr(memory, field)) for memory in memories)] for field, label in shown]
+    rows.append(["total", *(gib(memory.total) for memory in memories)])
+    rows.append(["available", *(gib(memory.available) for memory in memories)])
+    rows.append(["", *(_verdict(memory) for memory in memories)])
+    return f"{title}\n{table(rows)}"
+
+
+def _verdict(memory: Memory) -> str:
+    return f"fits ({memory.total / memory.available:.0%})" if memory.fits else "DOES NOT FIT"
+
+
+def _traffic(program: ProgramPlan, layout: Layout) -> str:
+    rows: list[Row] = [["", "along", "GiB", "times"]]
+    rows += [
+        [traffic.kind, axes_text(traffic.axes, layout.num_slices), gib(traffic.bytes), f"{traffic.times:,}"]
+        for traffic in program.traffic
+    ]
+    return f"What one chip sends: {program.name}\n{table(rows, left=2)}"
+
+
+def axes_text(axes: Sequence[str], num_slices: int) -> str:
+    """Mesh axes, and by which network: between slices only the data axis goes."""
+    crosses = num_slices > 1 and "data" in axes
+    return " x ".join(axes) + (" (DCN)" if crosses else "")
+
+
+def _work(work: Work, layout: Layout) -> str:
+    rows: list[Row] = [["MFU", "s a step", "tokens/s", f"hours for {work.steps:,} steps"]]
+    rows += [
+        [f"{time.utilization:.0%}", f"{time.seconds:,.2f}", f"{time.tokens_per_second:,.0f}", f"{time.hours:,.1f}"]
+        for time in work.times
+    ]
+    return (
+        f"A step: {layout.batch_size:,} x {work.length:,} tokens, {work.flops:.3g} FLOPs; the chips' peak is "
+        f"{work.peak_flops:.3g} FLOP/s\n{table(rows, left=0)}"
+    )
+
+
+def _trials(title: str, trials: Sequence[Trial]) -> str:
+    rows: list[Row] = [["", "GiB", "of", "", "tokens/s"]]
+    rows += [
+        [
+            trial.flags or "(as it is)",
+            gib(trial.total) if trial.compiled else f"over {gib(trial.total)}",
+            gib(trial.available),
+            "fits" if trial.fits else "does not fit",
+            "" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
+        ]
+        for trial in trials
+    ]
+    return f"{title}\n{table(rows)}"
+
+
+def as_json(plan: Plan) -> dict[str, object]:
+    """The plan as what a JSON file holds; sums that the page shows are in it too."""
+    value = dataclasses.asdict(plan)
+    for program, written in zip(plan.programs, value["programs"], strict=True):
+        written["memory"] |= {"total": program.memory.total, "fits": program.memory.fits}
+    return {**value, "fits": plan.fits}
