@@ -1,8 +1,8 @@
 """What the paper's models take of TPU slices, and what their train step sends, compiled without a TPU.
 
-One JSON line for each model and slice: bytes of HBM a chip and how they divide, whether it fits, and what a chip sends in
-a step over the network within slices (ICI) and between them (DCN). It needs libtpu (`pip install "famjax[plan]"`) and a
-few minutes and GB for each line.
+One JSON line for each model and slice: bytes of HBM a chip and how they divide, whether it fits, and what a chip sends
+in a step over the network within slices (ICI) and between them (DCN). It needs libtpu (`pip install "famjax[plan]"`) and
+a few minutes and GB for each line.
 
     python benchmarks/plans.py --models=1b,8b,24b --slices=v5e-32,v5p-64 [--lora] [--gin NAME=VALUE ...]
     python benchmarks/plans.py --models=1b --slices=v5e-8,v5e-64,v5e-256 --rows_per_chip=1     (weak scaling)
@@ -21,7 +21,7 @@ import jax
 
 from famjax.configuration.loading import load
 from famjax.planning.compiling import ProgramPlan, compile_train_step
-from famjax.planning.topology import libtpu_version, slice_devices
+from famjax.planning.topology import require_libtpu, slice_devices
 from famjax.pods.slices import parse_slice
 from famjax.training.config import TrainJob
 from famjax.training.program import make_program
@@ -92,7 +92,7 @@ def plan_line(
         **sent_bytes(plan, num_slices),
         "parameters_total": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.abstract_state.params)),
         "compile_seconds": round(plan.seconds, 1),
-        "versions": f"jax {jax.__version__}, libtpu {libtpu_version()}",
+        "versions": f"jax {jax.__version__}, libtpu {require_libtpu()}",
     }
 
 

@@ -1,8 +1,8 @@
 """What a train step takes of GPUs, by formulas alone: no compiler of theirs is at hand.
 
 Exact are parameters, optimizer state, passed FAM and the batch, by their shapes and shardings. Gradients are counted
-once for what is trained, twice with microbatches (a sum and a summand). The rest, with n tokens a device and microbatch,
-b bytes an activation, and H, K, I and V as one device has them:
+once for what is trained, twice with microbatches (a sum and a summand). The rest, with n tokens of a device and a
+microbatch, b bytes an activation, and H, K, I and V as one device has them:
 
     kept of each layer      D n b with remat 'full'; (2 D + (2 H + 2 K) h + 2 I) n b with 'dots' and
                             'dots_without_batch'; (6 D + (2 H + 2 K) h + 4 I) n b with 'none'

@@ -1,9 +1,9 @@
-"""How a program's memory divides, a chip: from the shapes and shardings of its arrays and from the compiler's figures."""
+"""How a program's memory of one chip divides: by its arrays' shapes and shardings, and by the compiler's figures."""
 
 import dataclasses
 import math
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -81,6 +81,7 @@ class Memory:
         return self.total <= self.available
 
 
+@runtime_checkable
 class Stats(Protocol):
     """What `jax.stages.Compiled.memory_analysis` gives, as far as it is read here; bytes of one chip."""
 

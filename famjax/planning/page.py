@@ -49,9 +49,26 @@ def table(rows: Iterable[Row], *, left: int = 1) -> str:
     return "\n".join("  " + "  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows)
 
 
-def gib(size: float) -> str:
-    """Bytes in GiB; what is there and rounds to nothing is told apart from nothing."""
-    return "<0.01" if 0 < size < 0.005 * GIB else f"{size / GIB:,.2f}"
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What a table's bytes are written in."""
+
+    name: str
+    size: int
+
+    def write(self, amount: float) -> str:
+        """Two decimals; what is there and rounds to nothing is told apart from nothing."""
+        return "<0.01" if 0 < amount < 0.005 * self.size else f"{amount / self.size:,.2f}"
+
+
+def unit_for(largest: float) -> Unit:
+    """GiB, or MiB where that is too large a unit."""
+    return Unit("GiB", GIB) if largest >= GIB / 4 else Unit("MiB", 2**20)
+
+
+def number(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _head(layout: Layout) -> str:
@@ -61,26 +78,23 @@ def _head(layout: Layout) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in layout.mesh.items())
     trained = "" if layout.trained == layout.parameters else f", of which {layout.trained:,} are trained"
     versions = ", ".join(f"{name} {version}" for name, version in layout.versions.items())
-    return "\n".join(
-        [
-            f"Plan for {slices}: {topology}{layout.chips:,} chips, {hosts}; mesh: {mesh}",
-            f"{layout.parameters:,} parameters{trained}; batch of {layout.batch_size:,} rows in {layout.microbatches} "
-            f"microbatch{'es' if layout.microbatches > 1 else ''}; remat {layout.remat!r}",
-            f"{versions}",
-        ]
-    )
+    where = f"Plan for {slices}: {topology}{layout.chips:,} chips, {hosts}; mesh: {mesh}"
+    parts = f"{layout.microbatches} microbatch{'es' if layout.microbatches > 1 else ''}"
+    batch = f"batch of {layout.batch_size:,} rows in {parts}; remat {layout.remat!r}"
+    return f"{where}\n{layout.parameters:,} parameters{trained}; {batch}\n{versions}"
 
 
 def _memory(plan: Plan) -> str:
-    title = "HBM of one chip, GiB"
-    if plan.estimated:
-        title = "HBM of one device, GiB: an estimate by formulas, nothing was compiled"
     memories = [program.memory for program in plan.programs]
+    unit = unit_for(max(memory.total for memory in memories))
+    title = f"HBM of one chip, {unit.name}"
+    if plan.estimated:
+        title = f"HBM of one GPU, {unit.name}: an estimate by formulas; nothing was compiled"
     shown = [(field, label) for field, label in _ROWS if any(getattr(memory, field) for memory in memories)]
     rows: list[Row] = [["", *(program.name for program in plan.programs)]]
-    rows += [[label, *(gib(getattr(memory, field)) for memory in memories)] for field, label in shown]
-    rows.append(["total", *(gib(memory.total) for memory in memories)])
-    rows.append(["available", *(gib(memory.available) for memory in memories)])
+    rows += [[label, *(unit.write(getattr(memory, field)) for memory in memories)] for field, label in shown]
+    rows.append(["total", *(unit.write(memory.total) for memory in memories)])
+    rows.append(["available", *(unit.write(memory.available) for memory in memories)])
     rows.append(["", *(_verdict(memory) for memory in memories)])
     return f"{title}\n{table(rows)}"
 
@@ -90,9 +104,10 @@ def _verdict(memory: Memory) -> str:
 
 
 def _traffic(program: ProgramPlan, layout: Layout) -> str:
-    rows: list[Row] = [["", "along", "GiB", "times"]]
+    unit = unit_for(max(traffic.bytes for traffic in program.traffic))
+    rows: list[Row] = [["", "along", unit.name, "times"]]
     rows += [
-        [traffic.kind, axes_text(traffic.axes, layout.num_slices), gib(traffic.bytes), f"{traffic.times:,}"]
+        [traffic.kind, axes_text(traffic.axes, layout.num_slices), unit.write(traffic.bytes), f"{traffic.times:,}"]
         for traffic in program.traffic
     ]
     return f"What one chip sends: {program.name}\n{table(rows, left=2)}"
@@ -107,7 +122,7 @@ def axes_text(axes: Sequence[str], num_slices: int) -> str:
 def _work(work: Work, layout: Layout) -> str:
     rows: list[Row] = [["MFU", "s a step", "tokens/s", f"hours for {work.steps:,} steps"]]
     rows += [
-        [f"{time.utilization:.0%}", f"{time.seconds:,.2f}", f"{time.tokens_per_second:,.0f}", f"{time.hours:,.1f}"]
+        [f"{time.utilization:.0%}", number(time.seconds), number(time.tokens_per_second), number(time.hours)]
         for time in work.times
     ]
     return (
@@ -117,12 +132,13 @@ def _work(work: Work, layout: Layout) -> str:
 
 
 def _trials(title: str, trials: Sequence[Trial]) -> str:
-    rows: list[Row] = [["", "GiB", "of", "", "tokens/s"]]
+    unit = unit_for(max(trial.total for trial in trials))
+    rows: list[Row] = [["", unit.name, "of", "", "tokens/s"]]
     rows += [
         [
             trial.flags or "(as it is)",
-            gib(trial.total) if trial.compiled else f"over {gib(trial.total)}",
-            gib(trial.available),
+            unit.write(trial.total) if trial.compiled else f"over {unit.write(trial.total)}",
+            unit.write(trial.available),
             "fits" if trial.fits else "does not fit",
             "" if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}",
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jaxlib
+from absl import logging
 
 from famjax.configuration.job_checks import check_batch
 from famjax.errors import ConfigError
@@ -19,7 +20,7 @@ from famjax.planning.page import as_json, render
 from famjax.planning.plan import Plan, layout_of
 from famjax.planning.remedies import find_remedies
 from famjax.planning.searching import search
-from famjax.planning.topology import libtpu_version, slice_devices
+from famjax.planning.topology import require_libtpu, slice_devices
 from famjax.planning.trials import Change, Trials
 from famjax.planning.work import work_of
 from famjax.pods.gpus import KINDS, parse_gpus
@@ -55,7 +56,7 @@ def plan(job: TrainJob, settings: PlanSettings) -> None:
         )
 
 
-def make_plan(job: TrainJob, settings: PlanSettings, report: Report = lambda message: None) -> Plan:
+def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.info) -> Plan:
     """Compiles and counts; see `plan`.
 
     Args:
@@ -81,7 +82,7 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = lambda mes
         _save(settings.save, program, step, lengths, tpu, report)
     report("compiling prefill and decode")
     inference = compile_inference(job, devices, program.mesh, settings.rows or shards, tpu)
-    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "libtpu": libtpu_version()}
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "libtpu": require_libtpu()}
     made = Plan(
         layout=layout_of(program, tpu, num_slices, versions),
         programs=(step.plan, *(each.plan for each in inference)),

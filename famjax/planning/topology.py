@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.experimental import topologies
 from famjax.errors import ConfigError
 from famjax.pods.slices import TpuSlice
 
-# What libtpu would otherwise look for in the metadata of a virtual machine of Google's, one minute long.
+# What libtpu would otherwise look for, a minute long, in the metadata of a virtual machine of Google's.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -35,6 +36,7 @@ def slice_devices(tpu: TpuSlice, num_slices: int = 1) -> Sequence[jax.Device]:
     Raises:
       ConfigError: libtpu is not installed, or does not know the topology.
     """
+    require_libtpu()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"chips_per_host_bounds": _HOST_BOUNDS[tpu.chips_per_host]}
@@ -42,26 +44,26 @@ def slice_devices(tpu: TpuSlice, num_slices: int = 1) -> Sequence[jax.Device]:
         options["chip_config_name"] = "megacore"
     if num_slices > 1:
         options["num_slices"] = num_slices
-    _require_libtpu()
     try:
         return topologies.get_topology_desc(tpu.libtpu_topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"libtpu cannot lay {tpu.name} out: {str(error).splitlines()[0]}") from error
 
 
-def libtpu_version() -> str:
-    """The installed version; ConfigError where there is none."""
-    _require_libtpu()
-    from importlib import metadata
-
-    return metadata.version("libtpu")
-
-
-def _require_libtpu() -> None:
+def find_libtpu() -> str | None:
+    """The version of libtpu that is installed; None where there is none."""
     try:
-        import libtpu  # noqa: F401 # only looked for
-    except ImportError as error:
+        return metadata.version("libtpu")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def require_libtpu() -> str:
+    """The version of libtpu; ConfigError says how to install it where there is none."""
+    version = find_libtpu()
+    if version is None:
         raise ConfigError(
             "--run_mode=plan compiles with TPU's own compiler, libtpu, which is not installed. It needs no TPU:\n"
             '  pip install "famjax[plan]"'
-        ) from error
+        )
+    return version

@@ -46,7 +46,7 @@ class Trials:
         self.base, self.length, self.left, self._report = change, length, most, report
 
     def run(self, change: Change) -> Trial | None:
-        """Compiles the train step; None where the job cannot run so (a batch that does not divide), or none are left."""
+        """Compiles the train step; None where the job cannot run so (its batch does not divide), or none are left."""
         try:
             program = make_program(change.job, slice_devices(change.tpu, change.num_slices))
             shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
@@ -94,7 +94,7 @@ def with_remat(change: Change, policy: str) -> Change:
 
 
 def with_mesh(change: Change, fsdp: int | None, model: int) -> Change:
-    """Another mesh: parameters cut over `fsdp` chips (None: all that are left), and over `model` with the computation."""
+    """Another mesh: parameters cut over `fsdp` chips (None: all that are left), and over `model` ones."""
     mesh = dataclasses.replace(change.job.mesh, fsdp_parallelism=fsdp, model_parallelism=model)
     flags = [f"--gin.FSDP_PARALLELISM={fsdp}"] if fsdp != change.job.mesh.fsdp_parallelism else []
     flags += [f"--gin.MODEL_PARALLELISM={model}"] if model != change.job.mesh.model_parallelism else []

@@ -27,7 +27,7 @@ class Origin:
     """What a compiled program was made of and for; only where all of it is the same may the program run.
 
     Attributes:
-      program: digest of the program before its compilation: settings, shapes, shardings and famjax's own code are in it.
+      program: digest of the program before its compilation: settings, shapes, shardings and famjax's code are in it.
       devices: kind of the devices, and their numbers in the order of the mesh.
       versions: of jax, jaxlib, and of libtpu for TPU.
     """

@@ -186,6 +186,9 @@ class TrainJob:
       restore: where initial parameters come from.
       finetuning: whether they are a frozen base, and what is trained then.
       logging: what is reported.
+      compiled_steps: a folder of train steps that `--run_mode=plan --plan.save` compiled for this job's slice; one that
+        was compiled for anything else is not used. Loading runs what is in it: name only a folder that you trust. None:
+        every step is compiled when it is first needed.
       mesh: the device mesh.
     """
 
@@ -210,6 +213,7 @@ class TrainJob:
     restore: RestoreConfig = RestoreConfig()
     finetuning: Finetuning = Finetuning()
     logging: LoggingConfig = LoggingConfig()
+    compiled_steps: str | None = None
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:

@@ -224,7 +224,9 @@ class Loop:
         length = self._feed.length(stage)
         if length not in self._steps:
             self._settle()
-            self._steps[length] = self._compile(f"step for length {length}", lambda: self._program.compile_step(length))
+            self._steps[length] = self._compile(
+                f"step for length {length}", lambda: self._program.compile_step(length, self._display.warn)
+            )
         batch = self._feed.next_batch(stage)
         ablation = self._ablate(batch, length)
         self._state, metrics = self._steps[length](self._state, batch)

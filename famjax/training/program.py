@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from famjax.models.config import TransformerConfig
@@ -17,6 +18,7 @@ from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
 from famjax.training import fam_prompt
+from famjax.training.compiled_steps import NotLoaded, load_step
 from famjax.training.config import TrainJob
 from famjax.training.evaluator import EvaluationSums, StreamedEvaluation, evaluation_step, streamed_evaluation_step
 from famjax.training.optimizer_sharding import optimizer_state_specs
@@ -85,9 +87,20 @@ class Program:
             drawn = jax.jit(lambda params: draw(params)[fam_prompt.NAME])(params)
         return {**params, fam_prompt.NAME: jax.device_put(drawn, self.shardings.params[fam_prompt.NAME])}
 
-    def compile_step(self, length: int) -> TrainStep:
-        """Compiles the train step for batches [B, length]. The state given to it is donated."""
-        return self.lower_step(length).compile()
+    def compile_step(self, length: int, warn: Callable[[str], None] = logging.warning) -> TrainStep:
+        """Compiles the train step for batches [B, length], or loads it. The state given to it is donated.
+
+        Args:
+          length: tokens of a row [T].
+          warn: is told where `TrainJob.compiled_steps` has no step for this program on these devices.
+        """
+        lowered, folder = self.lower_step(length), self.job.compiled_steps
+        if folder is not None:
+            try:
+                return load_step(folder, length, lowered, self.mesh)
+            except NotLoaded as error:
+                warn(f"the train step is compiled anew: {error}")
+        return lowered.compile()
 
     def lower_step(self, length: int) -> jax.stages.Lowered:
         """The train step for batches [B, length], ready to be compiled."""
