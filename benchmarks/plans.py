@@ -1,8 +1,8 @@
 """What the paper's models take of TPU slices, and what their train step sends, compiled without a TPU.
 
-One JSON line for each model and slice: bytes of HBM a chip and how they divide, whether it fits, and what a chip sends
-in a step over the network within slices (ICI) and between them (DCN). It needs libtpu (`pip install "famjax[plan]"`) and
-a few minutes and GB for each line.
+One JSON line for each model and slice: bytes of HBM of a chip and how they divide, whether it fits, and what a chip
+sends in a step within slices (ICI) and between them (DCN). It needs libtpu (`pip install "famjax[plan]"`), and
+minutes and some GB of memory for each line.
 
     python benchmarks/plans.py --models=1b,8b,24b --slices=v5e-32,v5p-64 [--lora] [--gin NAME=VALUE ...]
     python benchmarks/plans.py --models=1b --slices=v5e-8,v5e-64,v5e-256 --rows_per_chip=1     (weak scaling)

@@ -48,7 +48,7 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
       ConfigError: the job cannot be laid out on so many devices.
     """
     devices = [_Device(number, process_index=number // gpus.chips_per_host) for number in range(gpus.chips)]
-    program = make_program(job, devices)  # type: ignore[arg-type] # they are only counted
+    program = make_program(job, devices)
     arrays = train_arrays(program, length)
     gradients = arrays.gradients * (2 if job.num_microbatches > 1 else 1)
     memory = Memory(

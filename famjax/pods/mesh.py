@@ -21,7 +21,7 @@ BATCH_AXES = ("data", "fsdp")
 _REPLICATED_WHERE_UNEVEN = frozenset({"kv_heads"})
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges the devices as (data, fsdp, model); jax's, where none are given.
 
     Of TPU devices those along an axis are neighbours in the slice's own network, the model axis first, and of several

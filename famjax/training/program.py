@@ -124,12 +124,12 @@ class Program:
         return abstract_batch(self.job.data.batch_size, length, self.mesh, block_size)
 
 
-def make_program(job: TrainJob, devices: Sequence[jax.Device] | None = None) -> Program:
+def make_program(job: TrainJob, devices: Sequence[Any] | None = None) -> Program:
     """Lays the train state out on the mesh.
 
     Args:
       job: the run.
-      devices: of the mesh; None: jax's. Those of another machine serve to compile for it.
+      devices: of the mesh; None: jax's. Those of another machine serve to compile for it, or to count on.
 
     Raises:
       ConfigError: a rule of the mesh that cannot hold, or a pattern of the optimizer that matches nothing.

@@ -1,4 +1,4 @@
-"""A training's programs compile for TPU on a machine without one: a change that breaks that shows here, not on a pod."""
+"""A training's programs compile for TPU on a machine without one: a change that breaks that shows here."""
 
 import dataclasses
 
