@@ -74,8 +74,10 @@ def plan_line(
     tpu = parse_slice(name)
     job = make_job(model, batch, num_slices, lora=lora, settings=settings)
     program = make_program(job, slice_devices(tpu, num_slices))
-    plan = compile_train_step(program, job.step_length, tpu).plan
+    compiled = compile_train_step(program, job.step_length, tpu)
+    plan = compiled.plan
     memory = plan.memory
+    print(compiled.program and compiled.program.memory_analysis(), compiled.program and compiled.program.memory_analysis().peak_memory_in_bytes, file=sys.stderr, flush=True)
     return {
         "benchmark": "plan",
         "model": model,
@@ -106,7 +108,7 @@ def make_job(model: str, batch: int, num_slices: int, *, lora: bool, settings: S
         "TASK_FEATURE_LENGTHS": f"{{'targets': {LENGTH}}}",
         "TRAIN_STEPS": "50_000",
         "BATCH_SIZE": str(batch),
-        "MeshConfig.num_slices": str(num_slices),
+        "NUM_SLICES": str(num_slices),
         **dict(setting.split("=", 1) for setting in settings),
     }
     job: TrainJob = load(TrainJob, files, list(flags.items())).job

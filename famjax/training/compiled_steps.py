@@ -62,7 +62,7 @@ def save_step(
       ConfigError: the folder cannot be written.
     """
     payload, _, _ = serialize(compiled)
-    header = json.dumps(dataclasses.asdict(_origin(lowered, mesh))).encode()
+    header = json.dumps({**dataclasses.asdict(_origin(lowered, mesh)), "payload": _digest(payload)}).encode()
     path = step_path(folder, length)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,13 @@ def load_step(folder: str, length: int, lowered: jax.stages.Lowered, mesh: Mesh)
     if not content.startswith(_MAGIC):
         raise NotLoaded(f"{path} is no compiled step of this version of famjax")
     header, _, payload = content[len(_MAGIC) :].partition(b"\n")
-    _require_same(path, json.loads(header), _origin(lowered, mesh))
+    try:
+        saved = json.loads(header)
+    except ValueError as error:
+        raise NotLoaded(f"{path} is damaged") from error
+    if saved.pop("payload", None) != _digest(payload):
+        raise NotLoaded(f"{path} is damaged")
+    _require_same(path, saved, _origin(lowered, mesh))
     in_tree = jax.tree.structure(lowered.args_info)
     devices = mesh.devices.flatten().tolist()
     try:
@@ -116,12 +122,15 @@ def _origin(lowered: jax.stages.Lowered, mesh: Mesh) -> Origin:
     versions = f"jax {jax.__version__}, jaxlib {jaxlib.__version__}"
     if devices[0].platform == "tpu":
         versions += f", libtpu {_version('libtpu')}"
-    text = lowered.as_text()
     return Origin(
-        program=hashlib.sha256(text.encode()).hexdigest(),
+        program=_digest(lowered.as_text().encode()),
         devices=f"{len(devices)} x {devices[0].device_kind} {dict(mesh.shape)}: {numbers}",
         versions=versions,
     )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _version(package: str) -> str:
