@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from famjax.planning.topology import find_libtpu
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # CI runs these (.ci/run, and the demo by hand before a release).
@@ -65,10 +67,13 @@ def test_commands_run_as_they_stand(folder):
     outputs = []
     for command in blocks("bash"):
         process = run(command, folder)
+        if "--run_mode=plan" in command and find_libtpu() is None:
+            assert 'pip install "famjax[plan]"' in process.stderr
+            continue
         assert process.returncode == 0, f"{command}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
         assert "Traceback" not in process.stderr
         outputs.append(process.stdout)
-    dry_run, training, evaluation, finetuning, _, scan = outputs
+    dry_run, training, evaluation, finetuning, _, scan, *plan = outputs
     assert re.search(r"^Parameters: [\d,]+ = ", dry_run, re.MULTILINE)
     assert "step 20/20" in training
     assert re.findall(r"^length (\d+): loss", evaluation, re.MULTILINE) == ["256", "1024"]
@@ -79,6 +84,9 @@ def test_commands_run_as_they_stand(folder):
     assert len(answer["completions"][0]["text"]) > 0
     assert re.search(r"^report: .*runs/scan/report/report\.html$", scan, re.MULTILINE)
     assert (folder / "runs/scan/report/report.html").is_file()
+    for page in plan:
+        assert page.startswith("Plan for v5e-8: 2x4, 8 chips")
+        assert "fits (" in page
 
 
 def test_mistakes_are_answered_as_shown(folder):

@@ -9,12 +9,15 @@ microbatch, b bytes an activation, and H, K, I and V as one device has them:
     of one layer at work    what 'none' keeps, once more
     attention of one block  3 arrays of 4 bytes, rows x H x C x (M C + F + C)
     logits                  3 arrays of 4 bytes, chunk_size x V
+    gathered                2 arrays of 4 bytes, the larger of V x D and one layer, where parameters are cut over fsdp:
+                            what is gathered, and its gradient
 
 Real programs take more or less, by how they are fused and scheduled.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 import jaxlib
@@ -26,7 +29,7 @@ from famjax.planning.work import work_of
 from famjax.pods.gpus import GpuSlice
 from famjax.pods.mesh import BATCH_AXES
 from famjax.training.config import TrainJob
-from famjax.training.program import Program, make_program
+from famjax.training.program import make_program
 
 _ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -53,7 +56,7 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
     gradients = arrays.gradients * (2 if job.num_microbatches > 1 else 1)
     memory = Memory(
         **{**dataclasses.asdict(arrays), "gradients": gradients},
-        temporaries=activation_bytes(program, length),
+        temporaries=activation_bytes(job, program.mesh.shape, length),
         padding=0,
         program=0,
         available=gpus.gpu.hbm_bytes,
@@ -66,10 +69,15 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
     )
 
 
-def activation_bytes(program: Program, length: int) -> int:
-    """Bytes of one device for activations, attention and logits; see the module."""
-    job, model = program.job, program.job.model
-    memory, mesh = model.memory, program.mesh.shape
+def activation_bytes(job: TrainJob, mesh: Mapping[str, int], length: int) -> int:
+    """Bytes of one device for activations, attention, logits and gathered parameters; see the module.
+
+    Args:
+      job: the training.
+      mesh: devices along each mesh axis.
+      length: tokens of a row [T].
+    """
+    model, memory = job.model, job.model.memory
     shards, parts = math.prod(mesh[axis] for axis in BATCH_AXES), mesh["model"]
     rows = -(-job.data.batch_size // (shards * job.num_microbatches))
     tokens, size = rows * length, _ACTIVATION_BYTES[model.dtype]
@@ -81,4 +89,6 @@ def activation_bytes(program: Program, length: int) -> int:
     keys = memory.num_segments * memory.block_size + memory.fam_length + memory.block_size
     attention = 3 * 4 * rows * heads * min(memory.block_size, length) * keys
     logits = 3 * 4 * min(job.loss.chunk_size, tokens) * -(-model.vocab_size // parts)
-    return (model.num_layers * kept + everything) * tokens * size + attention + logits
+    of_layer = width * (projected + 3 * mlp)
+    gathered = 2 * 4 * max(-(-model.vocab_size // parts) * width, of_layer) if mesh["fsdp"] > 1 else 0
+    return (model.num_layers * kept + everything) * tokens * size + attention + logits + gathered

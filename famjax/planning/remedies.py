@@ -37,12 +37,17 @@ def _directions(base: Change) -> Iterator[Sequence[Change]]:
     cut = lean if whole_fsdp else with_mesh(lean, None, job.mesh.model_parallelism)
     yield [with_microbatches(cut, job.num_microbatches * part) for part in _doublings(batches)]
     yield [with_batch(cut, job.data.batch_size // part) for part in _doublings(job.data.batch_size)]
-    yield [
-        with_mesh(lean, job.mesh.fsdp_parallelism, job.mesh.model_parallelism * part)
-        for part in _doublings(job.model.num_heads // job.mesh.model_parallelism)
-    ]
+    yield [_leanest(lean, job.mesh.model_parallelism * part) for part in (2, 4, 8)]
     yield [on_slice(cut, tpu) for tpu in _larger(base.tpu)]
     yield [on_slice(cut, tpu) for tpu in _with_more_memory(base.tpu)]
+
+
+def _leanest(change: Change, model: int) -> Change:
+    """Everything cut, over so many chips together with the computation, and one row at a time on each."""
+    change = with_mesh(change, None, model)
+    shards = change.num_slices * change.tpu.chips // model
+    parts = max(change.job.data.batch_size // shards, 1)
+    return change if parts == change.job.num_microbatches else with_microbatches(change, parts)
 
 
 def _doublings(limit: int) -> list[int]:

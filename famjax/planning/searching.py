@@ -3,10 +3,13 @@
 import dataclasses
 import itertools
 
+from famjax.planning.memory import AVAILABLE
 from famjax.planning.plan import Trial
 from famjax.planning.speed import tokens_per_second
 from famjax.planning.trials import Change, Trials, with_batch, with_mesh, with_microbatches, with_remat
 
+# Formulas are off by so much, one way or the other.
+_LEEWAY = 1.2
 # From the policy that keeps most for the backward pass to the one that keeps nothing.
 _POLICIES = ("none", "dots", "dots_without_batch", "full")
 
@@ -21,10 +24,9 @@ class _Candidate:
 
 
 def search(trials: Trials) -> tuple[Trial, ...]:
-    """Tries settings, the fastest by the formulas first.
+    """Tries settings, the job's own first, then by the formulas' speed those that may fit by the formulas' memory.
 
-    What takes more than something that was too large, of everything on the same mesh, is not tried. The settings of
-    the job itself come first.
+    What takes more than something that was too large, of everything on the same mesh, is not tried.
 
     Returns:
       What was tried: what fits, the fastest first, then what does not.
@@ -56,14 +58,16 @@ def _candidates(trials: Trials) -> list[_Candidate]:
     )
     batches = dict.fromkeys([job.data.batch_size, 2 * job.data.batch_size, max(job.data.batch_size // 2, 1)])
     policies = dict.fromkeys([job.model.remat_policy, *_POLICIES])
-    microbatches = dict.fromkeys([job.num_microbatches, 1, 2, 4])
+    microbatches = dict.fromkeys([job.num_microbatches, 1, 2, 4, 8, 16])
     found = [
         _candidate(base, mesh, batch, policy, parts)
         for mesh, batch, policy, parts in itertools.product(meshes, batches, policies, microbatches)
         if batch % parts == 0
     ]
     first, rest = found[0], found[1:]
-    return [first, *sorted(rest, key=lambda each: -_speed(each, trials.length))]
+    available = AVAILABLE[base.tpu.generation.name] * _LEEWAY
+    hopeful = [each for each in rest if trials.estimate(each.change) <= available]
+    return [first, *sorted(hopeful, key=lambda each: -_speed(each, trials.length))]
 
 
 def _candidate(base: Change, mesh: tuple[int | None, int], batch: int, policy: str, parts: int) -> _Candidate:

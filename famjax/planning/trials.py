@@ -7,10 +7,12 @@ from collections.abc import Callable
 from famjax.configuration.job_checks import check_batch
 from famjax.errors import ConfigError
 from famjax.planning.compiling import compile_train_step, train_arrays
-from famjax.planning.memory import AVAILABLE
+from famjax.planning.estimating import activation_bytes
+from famjax.planning.memory import AVAILABLE, Arrays
 from famjax.planning.plan import Trial
 from famjax.planning.speed import tokens_per_second
 from famjax.planning.topology import slice_devices
+from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import BATCH_AXES
 from famjax.pods.slices import TpuSlice
 from famjax.training.config import TrainJob
@@ -44,6 +46,7 @@ class Trials:
     def __init__(self, change: Change, length: int, most: int, report: Callable[[str], None]) -> None:
         """Takes the job as it is, the tokens of its rows [T], and how many compilations there may be."""
         self.base, self.length, self.left, self._report = change, length, most, report
+        self._laid_out: dict[MeshConfig, tuple[Arrays, dict[str, int]] | None] = {}
 
     def run(self, change: Change) -> Trial | None:
         """Compiles the train step; None where the job cannot run so (its batch does not divide), or none are left."""
@@ -55,10 +58,26 @@ class Trials:
             return None
         return self._by_shapes(change, program) or self._compiled(change, program)
 
+    def estimate(self, change: Change) -> float:
+        """Bytes of one chip that a change may take, by formulas alone; infinite where it cannot be laid out."""
+        mesh = change.job.mesh
+        if mesh not in self._laid_out:
+            try:
+                program = make_program(change.job, slice_devices(change.tpu, change.num_slices))
+            except ConfigError:
+                self._laid_out[mesh] = None
+            else:
+                self._laid_out[mesh] = train_arrays(program, self.length), dict(program.mesh.shape)
+        found = self._laid_out[mesh]
+        if found is None:
+            return math.inf
+        arrays, shape = found
+        return arrays.arguments + arrays.gradients + activation_bytes(change.job, shape, self.length)
+
     def _by_shapes(self, change: Change, program: Program) -> Trial | None:
         """A refusal that needs no compiler: parameters, optimizer state and gradients alone are too large."""
         arrays = train_arrays(program, self.length)
-        least = arrays.arguments + arrays.gradients // max(change.job.num_microbatches > 1, 1)
+        least = arrays.arguments + arrays.gradients
         available = round(AVAILABLE[change.tpu.generation.name])
         if least <= available:
             return None
