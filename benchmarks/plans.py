@@ -4,7 +4,7 @@ One JSON line for each model and slice: bytes of HBM of a chip and how they divi
 sends in a step within slices (ICI) and between them (DCN). It needs libtpu (`pip install "famjax[plan]"`), and
 minutes and some GB of memory for each line.
 
-    python benchmarks/plans.py --models=1b,8b,24b --slices=v5e-32,v5p-64 [--lora] [--gin NAME=VALUE ...]
+    python benchmarks/plans.py --models=1b,8b,24b --slices=v5e-32,v5p-64 [--lora] [--table] [--gin NAME=VALUE ...]
     python benchmarks/plans.py --models=1b --slices=v5e-8,v5e-64,v5e-256 --rows_per_chip=1     (weak scaling)
     python benchmarks/plans.py --models=8b --slices=v5e-256 --largest_batch                    (by doubling)
 """
@@ -22,7 +22,8 @@ import jax
 from famjax.configuration.loading import load
 from famjax.planning.compiling import ProgramPlan, compile_train_step
 from famjax.planning.topology import require_libtpu, slice_devices
-from famjax.pods.slices import parse_slice
+from famjax.planning.work import work_of
+from famjax.pods.slices import GIB, parse_slice
 from famjax.training.config import TrainJob
 from famjax.training.program import make_program
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in flags.slices.split(","):
             for line in _lines(flags, model, name):
                 all_fit = all_fit and line["fits"]
-                print(json.dumps(line), flush=True)
+                print(table_row(line) if flags.table else json.dumps(line), flush=True)
     return 0 if all_fit else 1
 
 
@@ -51,6 +52,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="rows; default: 128, the paper's")
     parser.add_argument("--rows_per_chip", type=int, help="the batch is so many for each chip")
     parser.add_argument("--largest_batch", action="store_true", help="double the batch for as long as it fits")
+    parser.add_argument("--table", action="store_true", help="print rows of a Markdown table in place of JSON")
     parser.add_argument("--lora", action="store_true", help="the paper's LoRA finetuning, over a frozen base")
     parser.add_argument("--gin", nargs="*", default=[], metavar="NAME=VALUE", help="further settings")
     return parser.parse_args(arguments)
@@ -74,10 +76,8 @@ def plan_line(
     tpu = parse_slice(name)
     job = make_job(model, batch, num_slices, lora=lora, settings=settings)
     program = make_program(job, slice_devices(tpu, num_slices))
-    compiled = compile_train_step(program, job.step_length, tpu)
-    plan = compiled.plan
+    plan = compile_train_step(program, job.step_length, tpu).plan
     memory = plan.memory
-    print(compiled.program and compiled.program.memory_analysis(), compiled.program and compiled.program.memory_analysis().peak_memory_in_bytes, file=sys.stderr, flush=True)
     return {
         "benchmark": "plan",
         "model": model,
@@ -95,6 +95,25 @@ def plan_line(
         "compile_seconds": round(plan.seconds, 1),
         "versions": f"jax {jax.__version__}, libtpu {require_libtpu()}",
     }
+
+
+def table_row(line: dict[str, Any]) -> str:
+    """A row of docs/pods.md's table: model, slice, mesh, settings, GiB a chip, of how many, what is sent, seconds."""
+    memory, tpu = line["memory"], parse_slice(line["slice"])
+    mesh = " x ".join(f"{axis} {size}" for axis, size in line["mesh"].items() if size > 1)
+    job = make_job(line["model"], line["batch"], line["num_slices"], lora=line["lora"], settings=line["settings"])
+    seconds = work_of(job, line["length"], line["num_slices"] * tpu.peak_flops).times[2].seconds
+    cells = (
+        line["model"] + (" LoRA" if line["lora"] else ""),
+        f"{line['slice']} ({tpu.chips * line['num_slices']})",
+        mesh,
+        str(job.num_microbatches),
+        *(f"{memory[name] / GIB:.2f}" for name in ("parameters", "optimizer", "gradients", "temporaries", "total")),
+        "fits" if line["fits"] else "does not fit",
+        f"{line['ici_bytes'] / GIB:.1f}" if line["fits"] else "",
+        f"{seconds:.1f}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def make_job(model: str, batch: int, num_slices: int, *, lora: bool, settings: Sequence[str]) -> TrainJob:

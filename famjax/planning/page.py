@@ -23,10 +23,16 @@ Row = Sequence[str]
 
 
 def render(plan: Plan) -> str:
-    """The page: memory, traffic, work, and what else was tried."""
+    """The page: memory, traffic and work."""
     sections = [_head(plan.layout), _memory(plan)]
     sections += [_traffic(program, plan.layout) for program in plan.programs if program.traffic]
     sections.append(_work(plan.work, plan.layout))
+    return "\n\n".join(sections) + "\n"
+
+
+def render_others(plan: Plan) -> str:
+    """What else was tried; "" where nothing was to be."""
+    sections = []
     if plan.remedies:
         sections.append(
             _trials("The train step does not fit. Changes with which it does, each compiled:", plan.remedies)
@@ -35,7 +41,7 @@ def render(plan: Plan) -> str:
         sections.append("The train step does not fit, and none of the changes that were tried makes it.")
     if plan.search:
         sections.append(_trials("Tried, the best that fits first (tokens/s: an estimate, docs/pods.md):", plan.search))
-    return "\n\n".join(sections) + "\n"
+    return "".join(f"\n{section}\n" for section in sections)
 
 
 def table(rows: Iterable[Row], *, left: int = 1) -> str:

@@ -16,7 +16,7 @@ from famjax.errors import ConfigError
 from famjax.planning.compiling import Compiled, compile_inference, compile_train_step
 from famjax.planning.config import PlanSettings
 from famjax.planning.estimating import estimate
-from famjax.planning.page import as_json, render
+from famjax.planning.page import as_json, render, render_others
 from famjax.planning.plan import Plan, layout_of
 from famjax.planning.remedies import find_remedies
 from famjax.planning.searching import search
@@ -25,7 +25,7 @@ from famjax.planning.trials import Change, Trials
 from famjax.planning.work import work_of
 from famjax.pods.gpus import KINDS, parse_gpus
 from famjax.pods.mesh import BATCH_AXES
-from famjax.pods.slices import TpuSlice, parse_slice
+from famjax.pods.slices import GIB, TpuSlice, parse_slice
 from famjax.training.compiled_steps import save_step
 from famjax.training.config import TrainJob
 from famjax.training.program import Program, make_program
@@ -34,30 +34,39 @@ Report = Callable[[str], None]
 
 
 def plan(job: TrainJob, settings: PlanSettings) -> None:
-    """Plans, and prints the page or the JSON.
+    """Plans, and prints the page, or the JSON; where more is to be tried, that follows the page.
 
     Raises:
-      ConfigError: there is no such slice, the job cannot run on it, or its train step does not fit it.
+      ConfigError: there is no such slice, the job cannot run on it, its train step does not fit it, or a file cannot be
+        written.
     """
+    shown = settings.json != "-"
+    if shown and settings.json is not None:
+        _write(Path(settings.json), "")  # Known before minutes of compilation.
     made = make_plan(job, settings, _report)
-    if settings.json != "-":
+    if shown:
         sys.stdout.write(render(made))
-    if settings.json is not None:
-        text = json.dumps(as_json(made), indent=1) + "\n"
-        if settings.json == "-":
-            sys.stdout.write(text)
-        else:
+        sys.stdout.flush()
+    if not made.estimated:
+        made = try_others(made, job, settings, _report)
+    text = json.dumps(as_json(made), indent=1) + "\n"
+    if shown:
+        sys.stdout.write(render_others(made))
+        if settings.json is not None:
             _write(Path(settings.json), text)
+    else:
+        sys.stdout.write(text)
+    sys.stdout.flush()
     if not made.fits:
         memory = made.programs[0].memory
         raise ConfigError(
-            f"The train step takes {memory.total / 2**30:,.2f} GiB of each of the {made.layout.chips:,} chips, and "
-            f"{memory.available / 2**30:,.2f} GiB are there."
+            f"The train step takes {memory.total / GIB:,.2f} GiB of each of the {made.layout.chips:,} chips, and "
+            f"{memory.available / GIB:,.2f} GiB are there."
         )
 
 
 def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.info) -> Plan:
-    """Compiles and counts; see `plan`.
+    """Compiles and counts the job as it is; see `plan`.
 
     Args:
       job: the training.
@@ -66,34 +75,41 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.in
     """
     # The devices of this machine, TPUs too, are left alone.
     jax.config.update("jax_platforms", "cpu")
-    num_slices = settings.num_slices or job.mesh.num_slices
-    job = dataclasses.replace(job, mesh=dataclasses.replace(job.mesh, num_slices=num_slices))
     lengths = sorted({stage.max_length for stage in job.curriculum.parsed} or {job.step_length}, reverse=True)
     if settings.slice.rpartition("-")[0].lower() in KINDS:
         return _estimate(job, settings, lengths[0])
-    tpu = parse_slice(settings.slice)
-    devices = slice_devices(tpu, num_slices)
-    program = make_program(job, devices)
+    here = _placed(job, settings)
+    devices = slice_devices(here.tpu, here.num_slices)
+    program = make_program(here.job, devices)
     shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
-    check_batch(job, shards, tpu.hosts * num_slices)
-    report(f"compiling the train step for {tpu.name}, {lengths[0]:,} tokens a row")
-    step = compile_train_step(program, lengths[0], tpu)
+    check_batch(here.job, shards, here.tpu.hosts * here.num_slices)
+    report(f"compiling the train step for {here.tpu.name}, {lengths[0]:,} tokens a row")
+    step = compile_train_step(program, lengths[0], here.tpu)
     if settings.save is not None:
-        _save(settings.save, program, step, lengths, tpu, report)
+        _save(settings.save, program, step, lengths, here.tpu, report)
     report("compiling prefill and decode")
-    inference = compile_inference(job, devices, program.mesh, settings.rows or shards, tpu)
+    inference = compile_inference(here.job, devices, program.mesh, settings.rows or shards, here.tpu)
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "libtpu": require_libtpu()}
-    made = Plan(
-        layout=layout_of(program, tpu, num_slices, versions),
+    return Plan(
+        layout=layout_of(program, here.tpu, here.num_slices, versions),
         programs=(step.plan, *(each.plan for each in inference)),
-        work=work_of(job, lengths[0], num_slices * tpu.peak_flops),
+        work=work_of(here.job, lengths[0], here.num_slices * here.tpu.peak_flops),
     )
-    trials = Trials(Change("", job, tpu, num_slices), lengths[0], settings.trials, report)
+
+
+def try_others(made: Plan, job: TrainJob, settings: PlanSettings, report: Report = logging.info) -> Plan:
+    """Adds what the search tried, or, where the job does not fit, the nearest changes with which it does."""
+    trials = Trials(_placed(job, settings), made.work.length, settings.trials, report)
     if settings.search:
         return dataclasses.replace(made, search=search(trials))
-    if not made.fits:
-        return dataclasses.replace(made, remedies=find_remedies(trials))
-    return made
+    return made if made.fits else dataclasses.replace(made, remedies=find_remedies(trials))
+
+
+def _placed(job: TrainJob, settings: PlanSettings) -> Change:
+    """The job on its slices."""
+    num_slices = settings.num_slices or job.mesh.num_slices
+    mesh = dataclasses.replace(job.mesh, num_slices=num_slices)
+    return Change("", dataclasses.replace(job, mesh=mesh), parse_slice(settings.slice), num_slices)
 
 
 def _estimate(job: TrainJob, settings: PlanSettings, length: int) -> Plan:
@@ -104,10 +120,9 @@ def _estimate(job: TrainJob, settings: PlanSettings, length: int) -> Plan:
     ):
         if value:
             raise ConfigError(f"{flag} needs TPU's compiler; GPUs ({settings.slice}) are planned by formulas alone.")
-    if job.mesh.num_slices > 1:
-        raise ConfigError(
-            f"--num_slices = {job.mesh.num_slices} joins TPU slices; for GPUs write their number in --slice."
-        )
+    num_slices = settings.num_slices or job.mesh.num_slices
+    if num_slices > 1:
+        raise ConfigError(f"--num_slices = {num_slices} joins TPU slices; for GPUs write their number in --slice.")
     return estimate(job, parse_gpus(settings.slice), length)
 
 
@@ -117,8 +132,10 @@ def _save(folder: str, program: Program, step: Compiled, lengths: Sequence[int],
         if length != lengths[0]:
             report(f"compiling the train step for {length:,} tokens a row")
             step = compile_train_step(program, length, tpu)
-        if step.program is not None:
+        if step.program is not None and step.plan.memory.fits:
             report(f"saved {save_step(folder, length, step.lowered, step.program, program.mesh)}")
+        else:
+            report(f"the step for {length:,} tokens does not fit, and is not saved")
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import json
 
 from famjax.planning.compiling import ProgramPlan, Traffic
 from famjax.planning.memory import Memory
-from famjax.planning.page import as_json, render
+from famjax.planning.page import as_json, render, render_others
 from famjax.planning.plan import Layout, Plan, Trial
 from famjax.planning.work import StepTime, Work
 from famjax.pods.slices import GIB
@@ -87,12 +87,13 @@ def test_what_does_not_fit_is_told_with_what_would():
     small = dataclasses.replace(STEP, memory=dataclasses.replace(MEMORY, available=8 * GIB), traffic=())
     refused = dataclasses.replace(PLAN, programs=(small,))
     assert "DOES NOT FIT" in render(refused)
-    assert "none of the changes that were tried" in render(refused)
+    assert "none of the changes that were tried" in render_others(refused)
     trial = Trial("--gin.NUM_MICROBATCHES=8", 7 * GIB, 8 * GIB, fits=True, tokens_per_second=650_000.0)
-    page = render(dataclasses.replace(refused, remedies=(trial,)))
+    page = render_others(dataclasses.replace(refused, remedies=(trial,)))
     assert "--gin.NUM_MICROBATCHES=8  7.00  8.00  fits   650,000" in page
     by_shapes = dataclasses.replace(trial, fits=False, tokens_per_second=None, compiled=False)
-    assert "over 7.00" in render(dataclasses.replace(PLAN, search=(by_shapes,)))
+    assert render_others(PLAN) == ""
+    assert "over 7.00" in render_others(dataclasses.replace(PLAN, search=(by_shapes,)))
 
 
 def test_an_estimate_is_labelled():
