@@ -15,7 +15,7 @@ PLAN = ("--run_mode=plan", "--gin.TransformerConfig.vocab_size=260", *COMPLETE)
     [
         (PLAN, "--run_mode=plan needs a slice to plan for"),
         ((*COMPLETE, "--slice=v5e-8"), "--slice belongs to --run_mode=plan, and this is --run_mode=train"),
-        ((*PLAN, "--slice=v5e-7"), "Nearest: v5e-4, v5e-8"),
+        ((*PLAN, "--slice=v5e-7"), "Nearest: v5e-1, v5e-4, v5e-8"),
         ((*PLAN, "--slice=v5e-8"), 'pip install "famjax[plan]"'),
         ((*PLAN, "--slice=h100-12"), "Nearest: h100-8, h100-16"),
         ((*PLAN, "--slice=h100-8", "--plan.save=steps"), "--plan.save needs TPU's compiler"),
