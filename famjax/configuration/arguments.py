@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -45,13 +46,17 @@ def parse_arguments(
     Args:
       arguments: those.
       run_modes: what `--run_mode` may be.
-      values: with further flags, whose values it holds afterwards; None: there are none.
+      values: with further flags, whose values it holds afterwards, in place of those of `--run_mode=plan`; None: there
+        are none.
 
     Raises:
       ConfigError: an unknown flag, a value that a flag does not take, a word that is no flag.
     """
+    takes_plan = values is None
     values = flags.FlagValues() if values is None else values
     _define(values, run_modes)
+    if takes_plan:
+        _define_plan(values)
     bindings = [_parse_binding(argument) for argument in arguments if argument.startswith(_GIN_PREFIX)]
     try:
         rest = values(["famjax", *(a for a in arguments if not a.startswith(_GIN_PREFIX))])[1:]
@@ -67,7 +72,7 @@ def parse_arguments(
         dry_run=values.dry_run,
         verbosity=values.verbosity,
         help=bool(values["help"].value),
-        plan=_plan_settings(values),
+        plan=_plan_settings(values) if takes_plan and not values["help"].value else None,
     )
 
 
@@ -78,6 +83,10 @@ def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:
     flags.DEFINE_list("gin_search_paths", [], "Folders to search, separated by commas.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.", flag_values=values)
     flags.DEFINE_integer("verbosity", -1, "-1 warnings, 0 information, 1 tracebacks.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
+
+
+def _define_plan(values: flags.FlagValues) -> None:
     flags.DEFINE_string("slice", None, "A slice by name.", flag_values=values)
     flags.DEFINE_integer("num_slices", None, "Slices of this kind.", flag_values=values)
     flags.DEFINE_bool("plan.search", False, "Try other settings.", flag_values=values)
@@ -85,7 +94,6 @@ def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:
     flags.DEFINE_string("plan.json", None, "A file.", flag_values=values)
     flags.DEFINE_string("plan.save", None, "A folder.", flag_values=values)
     flags.DEFINE_integer("plan.rows", None, "Rows of inference.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
 
 
 # Flags of `--run_mode=plan`, and the settings that they are.
@@ -102,15 +110,14 @@ _PLAN_FLAGS = {
 
 def _plan_settings(values: flags.FlagValues) -> PlanSettings | None:
     given = [f"--{name}" for name in _PLAN_FLAGS if values[name].present]
-    if values["help"].value:
-        return None
     if values.run_mode != "plan":
         if given:
             raise ConfigError(f"{given[0]} belongs to --run_mode=plan, and this is --run_mode={values.run_mode}.")
         return None
     if values.slice is None:
         raise ConfigError("--run_mode=plan needs a slice to plan for, as --slice=v5e-256 (v4, v5e, v5p, v6e, or GPUs).")
-    return PlanSettings(**{field: values[name].value for name, field in _PLAN_FLAGS.items()})
+    settings: dict[str, Any] = {field: values[name].value for name, field in _PLAN_FLAGS.items()}
+    return PlanSettings(**settings)
 
 
 def _parse_binding(argument: str) -> tuple[str, str]:
