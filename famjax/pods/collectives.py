@@ -40,6 +40,8 @@ _MESH_GROUPS = re.compile(r"^mesh\[([^\]]*)\](?:,\s*device_ids=\((.*?)\))?\s*\{(
 _PERMUTED = re.compile(r"^(?:<=)?\[([\d,]+)\]T\(([\d,]+)\)$")
 _MESH_AXIS = re.compile(r"(?P<name>[\w'\"]+)(?::\((?P<before>\d+)\)(?P<size>\d+))?$")
 _INTEGER = re.compile(r"^[su]\d+\[\]")
+# What a TPU sends to other slices: a transfer that its runtime completes to the collective named there.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +190,9 @@ def _walk(computations: _Computations, name: str, times: int, mesh: Mesh) -> Ite
             if collective.group_size > 1:
                 yield collective
             continue
+        if instruction.opcode == "send" and (transfer := _BETWEEN_SLICES.search(instruction.attributes)):
+            yield _between_slices(instruction, transfer[1], shapes, times, mesh)
+            continue
         called = [callee for callee in _called(instruction) if callee in computations]
         if instruction.opcode == "conditional":
             branches = [list(_walk(computations, branch, times, mesh)) for branch in called]
@@ -196,6 +201,21 @@ def _walk(computations: _Computations, name: str, times: int, mesh: Mesh) -> Ite
         turns = times * _turns(instruction, computations) if instruction.opcode == "while" else times
         for callee in called:
             yield from _walk(computations, callee, turns, mesh)
+
+
+def _between_slices(
+    instruction: _Instruction, transfer: str, shapes: Mapping[str, str], times: int, mesh: Mesh
+) -> Collective:
+    """The part of a collective that goes from slice to slice, which only the first axis of a mesh does."""
+    kind = transfer.lower().replace("_", "-")
+    return Collective(
+        kind=kind if kind in KINDS else "collective-permute",
+        axes=(str(mesh.axis_names[0]),),
+        group_size=len({getattr(device, "slice_index", 0) for device in mesh.devices.flat}),
+        operand_bytes=_operand_bytes(instruction, shapes),
+        times=times,
+        name=instruction.name,
+    )
 
 
 def _called(instruction: _Instruction) -> list[str]:

@@ -145,6 +145,19 @@ def test_a_compiled_program(mesh):
     ]
 
 
+def test_what_goes_between_slices(mesh):
+    """Guards against a network between TPU slices that seems to carry nothing: it is reached by sends, not collectives."""
+    sends = """ENTRY %main () -> f32[] {
+  %token = token[] after-all()
+  %sum = f32[5,8,128]{2,1,0:T(8,128)} parameter(0)
+  %send = (f32[5,8,128], u32[], token[]) send(%sum, %token), channel_id=14, is_host_transfer=true, """
+    sends += """frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""
+    (found,) = collectives_of(sends, mesh)
+    assert (found.kind, found.axes, found.operand_bytes) == ("all-reduce", ("data",), 4 * 5 * 8 * 128)
+
+
 def test_bytes():
     """Guards against a count that takes an all-reduce for as cheap as a reduce-scatter."""
     kinds = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
