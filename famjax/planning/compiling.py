@@ -143,7 +143,9 @@ def _compile(name: str, lower: Callable[[], jax.stages.Lowered], arrays: Arrays,
             raise ConfigError(f"the {name} does not compile for {tpu.name}: {str(error).splitlines()[0]}") from error
         return Compiled(ProgramPlan(name, memory, (), time.perf_counter() - start), None, lowered)
     seconds = time.perf_counter() - start
-    memory = divide(arrays, program.memory_analysis(), round(AVAILABLE[tpu.generation.name]))
+    stats = program.memory_analysis()
+    assert stats is not None, "TPU's compiler has a memory analysis"
+    memory = divide(arrays, stats, round(AVAILABLE[tpu.generation.name]))
     traffic = _traffic(program.as_text() or "", mesh)
     return Compiled(ProgramPlan(name, memory, traffic, seconds), program, lowered)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+from famjax.models.config import RematPolicy
 from famjax.planning.memory import AVAILABLE
 from famjax.planning.plan import Trial
 from famjax.planning.speed import tokens_per_second
@@ -11,7 +12,7 @@ from famjax.planning.trials import Change, Trials, with_batch, with_mesh, with_m
 # Formulas are off by so much, one way or the other.
 _LEEWAY = 1.2
 # From the policy that keeps most for the backward pass to the one that keeps nothing.
-_POLICIES = ("none", "dots", "dots_without_batch", "full")
+_POLICIES: tuple[RematPolicy, ...] = ("none", "dots", "dots_without_batch", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _candidates(trials: Trials) -> list[_Candidate]:
     return [first, *sorted(hopeful, key=lambda each: -_speed(each, trials.length))]
 
 
-def _candidate(base: Change, mesh: tuple[int | None, int], batch: int, policy: str, parts: int) -> _Candidate:
+def _candidate(base: Change, mesh: tuple[int | None, int], batch: int, policy: RematPolicy, parts: int) -> _Candidate:
     job, change = base.job, base
     if mesh != (job.mesh.fsdp_parallelism, job.mesh.model_parallelism):
         change = with_mesh(change, *mesh)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from famjax.configuration.job_checks import check_batch
 from famjax.errors import ConfigError
+from famjax.models.config import RematPolicy
 from famjax.planning.compiling import compile_train_step, train_arrays
 from famjax.planning.estimating import activation_bytes
 from famjax.planning.memory import AVAILABLE, Arrays
@@ -106,7 +107,7 @@ def with_microbatches(change: Change, count: int) -> Change:
     return _changed(change, f"--gin.NUM_MICROBATCHES={count}", num_microbatches=count)
 
 
-def with_remat(change: Change, policy: str) -> Change:
+def with_remat(change: Change, policy: RematPolicy) -> Change:
     """Another rematerialisation."""
     model = dataclasses.replace(change.job.model, remat_policy=policy)
     return _changed(change, f"--gin.TransformerConfig.remat_policy=\"'{policy}'\"", model=model)

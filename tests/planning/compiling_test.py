@@ -10,6 +10,7 @@ from famjax.planning import topology
 from famjax.planning.compiling import compile_inference, compile_train_step
 from famjax.planning.memory import AVAILABLE
 from famjax.planning.topology import slice_devices
+from famjax.planning.trials import Change, Trials, with_batch, with_microbatches
 from famjax.pods.config import MeshConfig
 from famjax.pods.slices import parse_slice
 from famjax.training.program import make_program
@@ -86,6 +87,23 @@ def test_two_slices_are_joined_over_data():
     compiled, program = train_step_for("v5e-4", mesh=MeshConfig(fsdp_parallelism=None, num_slices=2))
     assert dict(program.mesh.shape) == {"data": 2, "fsdp": 4, "model": 1}
     assert {axis for traffic in compiled.plan.traffic for axis in traffic.axes} == {"data", "fsdp"}
+
+
+@needs_libtpu
+def test_a_change_is_tried():
+    """Guards against a remedy that nobody compiled, and against more compilations than were asked for."""
+    tpu = parse_slice("v5e-4")
+    base = Change("", JOB, tpu, 1)
+    trials = Trials(base, JOB.step_length, 1, lambda message: None)
+    assert trials.run(with_batch(base, 6)) is None  # it does not divide
+    wide = dataclasses.replace(JOB, model=dataclasses.replace(JOB.model, vocab_size=2**24, emb_dim=2048))
+    refused = trials.run(dataclasses.replace(base, job=wide))
+    assert (refused.fits, refused.compiled) == (False, False)
+    trial = trials.run(with_microbatches(base, 2))
+    assert (trial.flags, trial.fits, trial.compiled) == ("--gin.NUM_MICROBATCHES=2", True, True)
+    assert trial.tokens_per_second > 0
+    assert trials.left == 0
+    assert trials.run(with_microbatches(base, 4)) is None
 
 
 def test_without_libtpu_it_says_how_to_install_it(monkeypatch):

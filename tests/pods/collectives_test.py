@@ -146,7 +146,7 @@ def test_a_compiled_program(mesh):
 
 
 def test_what_goes_between_slices(mesh):
-    """Guards against a network between TPU slices that seems to carry nothing: it is reached by sends, not collectives."""
+    """Guards against a network between TPU slices that seems to carry nothing: sends go over it, no collectives."""
     sends = """ENTRY %main () -> f32[] {
   %token = token[] after-all()
   %sum = f32[5,8,128]{2,1,0:T(8,128)} parameter(0)
