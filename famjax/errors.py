@@ -41,6 +41,12 @@ class CellsFailed(FamjaxError):
     exit_code = 6
 
 
+class HostsError(FamjaxError):
+    """A process of the job is missing, was lost or hangs. Run the same command on all hosts again."""
+
+    exit_code = 7
+
+
 class Stopped(FamjaxError):
     """SIGTERM or SIGINT arrived and the state is saved: run the same command again to go on."""
 

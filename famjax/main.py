@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 
@@ -13,7 +14,8 @@ from famjax.configuration import operative
 from famjax.configuration.arguments import Arguments, parse_arguments
 from famjax.configuration.dry_run import describe_run
 from famjax.configuration.loading import load
-from famjax.errors import ConfigError, DataError, FamjaxError
+from famjax.errors import CellsFailed, ConfigError, DataError, FamjaxError, Stopped
+from famjax.pods.hosts_config import HostsConfig
 
 USAGE = """\
 famjax trains and evaluates language models with working memory (TransformerFAM), driven by gin.
@@ -39,6 +41,11 @@ famjax trains and evaluates language models with working memory (TransformerFAM)
 
   --verbosity=N             -1 warnings (the default), 0 information, 1 debugging and tracebacks
 
+  --coordinator_address=HOST:PORT --process_count=N --process_index=I
+                            train, eval or scan in N processes (hosts), of which this is number I, from 0, and process 0
+                            listens at HOST:PORT. On TPU pods, GKE and Slurm they are found without these flags;
+                            --process_count=1 says that this process is by itself
+
 Train a tiny FAM model on the sources of this Python's standard library, then evaluate it:
 
   famjax --gin_file=runs/pretrain.gin --gin_file=models/tiny.gin --gin_file=memory/fam.gin \\
@@ -51,8 +58,9 @@ Train a tiny FAM model on the sources of this Python's standard library, then ev
 
   echo '{"prompt": "import "}' | famjax --run_mode=infer --gin_file=runs/infer.gin --gin.CHECKPOINT_PATH="'/tmp/run'"
 
-Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 some cells of a scan failed, 130 stopped
-with Ctrl-C before there was anything to save, 143 stopped and saved (run it again).
+Exit codes: 0 finished, 2 configuration, 3 data, 4 checkpoint, 5 numerics, 6 some cells of a scan failed, 7 a process
+of the job is missing, lost or hangs (run it again), 130 stopped with Ctrl-C before there was anything to save, 143
+stopped and saved (run it again).
 """
 
 
@@ -65,19 +73,21 @@ class RunMode:
       job_class: the dataclass in it that gin fills in.
       module: where the mode is.
       function: the function in it that takes the job.
+      folder: the job's field with the folder that all its processes see; "" for a mode that runs in one process.
     """
 
     job_module: str
     job_class: str
     module: str
     function: str
+    folder: str = ""
 
 
 RUN_MODES = {
-    "train": RunMode("famjax.training.config", "TrainJob", "famjax.training.loop", "train"),
-    "eval": RunMode("famjax.evaluation.config", "EvalJob", "famjax.evaluation.evaluate", "evaluate"),
+    "train": RunMode("famjax.training.config", "TrainJob", "famjax.training.loop", "train", "model_dir"),
+    "eval": RunMode("famjax.evaluation.config", "EvalJob", "famjax.evaluation.evaluate", "evaluate", "output_dir"),
     "infer": RunMode("famjax.inference.job_config", "InferJob", "famjax.inference.infer", "infer"),
-    "scan": RunMode("famjax.evaluation.scan.config", "ScanJob", "famjax.evaluation.scan.running", "scan"),
+    "scan": RunMode("famjax.evaluation.scan.config", "ScanJob", "famjax.evaluation.scan.running", "scan", "output_dir"),
     "attention": RunMode("famjax.inference.attention_config", "AttentionJob", "famjax.inference.attention_map", "draw"),
     "merge": RunMode("famjax.training.merge_config", "MergeJob", "famjax.training.merge", "merge"),
     "plan": RunMode("famjax.training.config", "TrainJob", "famjax.planning.running", "plan"),
@@ -166,13 +176,58 @@ def _run(arguments: Arguments) -> None:
         function(configuration.job, arguments.plan)
         return
     operative.remember(configuration)
+    _connect(arguments, configuration.job, mode)
     function(configuration.job)
+
+
+def _connect(arguments: Arguments, job: Any, mode: RunMode) -> None:
+    """Connects the processes of a job of several, which the flags or the environment tell of.
+
+    Raises:
+      ConfigError: the mode runs in one process.
+      HostsError: some are missing.
+    """
+    place = (arguments.coordinator_address, arguments.process_count, arguments.process_index)
+    if arguments.run_mode == "report" and place == (None, None, None):
+        return  # It needs no jax.
+    from famjax.pods.connecting import connect, find_job
+
+    hosts = job.hosts if mode.folder else HostsConfig()
+    address = find_job(*place, hosts.connect_seconds)
+    if address is None:
+        return
+    if not mode.folder:
+        several = ", ".join(name for name, other in RUN_MODES.items() if other.folder)
+        raise ConfigError(
+            f"--run_mode={arguments.run_mode} runs in one process, and {address.source} says that there are "
+            f"{address.count}. Several processes share: {several}. Start it once, with --process_count=1."
+        )
+    from famjax.training.checkpoint_files import absolute_path
+
+    _must_leave_at_once.append(True)
+    connect(address, hosts, absolute_path(getattr(job, mode.folder)))
+
+
+# Filled by a process of a job of several.
+_must_leave_at_once: list[bool] = []
 
 
 def run() -> None:
     """The console command. Like `python -m`, it finds modules in the working directory (MIXTURE_OR_TASK_MODULE)."""
     sys.path.insert(0, "")
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        if not _must_leave_at_once:
+            raise
+        traceback.print_exc()
+        code = 1
+    if _must_leave_at_once and code not in (0, CellsFailed.exit_code, Stopped.exit_code):
+        # At its end the interpreter would have jax wait for the others, which may wait for this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def test_one_call_with_the_job(jobs):
         (errors.DataError, 3),
         (errors.CheckpointError, 4),
         (errors.NumericsError, 5),
+        (errors.HostsError, 7),
         (errors.Stopped, 143),
     ],
 )
@@ -122,6 +123,15 @@ def test_a_reader_that_has_ended(jobs, monkeypatch, capsys):
     assert capsys.readouterr().err == "The program that read the standard output has ended.\n"
 
 
+def test_modes_of_one_process_refuse_several(capsys):
+    """Guards against several processes that write the same answers, each as if it were alone."""
+    place = ["--coordinator_address=10.0.0.1:80", "--process_count=2", "--process_index=1"]
+    files = ["--run_mode=infer", "--gin_file=runs/infer.gin", "--gin.CHECKPOINT_PATH='/tmp/run'"]
+    assert main.main([*files, *place]) == 2
+    assert "--run_mode=infer runs in one process" in capsys.readouterr().err
+    assert not main._must_leave_at_once
+
+
 def test_dry_run_does_not_run(jobs, capsys):
     """Whoever asks what a job would do has not asked for it."""
     assert main.main([*COMPLETE, "--dry_run"]) == 0
@@ -133,6 +143,8 @@ def test_help_names_every_flag(capsys):
     """The usage is written by hand."""
     assert main.main(["--help"]) == 0
     usage = capsys.readouterr().out
+    for flag in ("--coordinator_address", "--process_count", "--process_index"):
+        assert flag in usage
     for flag in ("--run_mode", "--gin_file", "--gin_search_paths", "--gin.NAME", "--dry_run", "--verbosity"):
         assert flag in usage
     for mode in main.RUN_MODES:

@@ -26,6 +26,7 @@ class Arguments:
       verbosity: absl's: -1 warnings, 0 information, 1 and more debugging and tracebacks.
       help: print the usage and stop.
       plan: what `--run_mode=plan` is asked; None in the other modes.
+      coordinator_address, process_count, process_index: this process's place in a job of several; None: not given.
     """
 
     run_mode: str
@@ -36,6 +37,9 @@ class Arguments:
     verbosity: int
     help: bool
     plan: PlanSettings | None = None
+    coordinator_address: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
 
 
 def parse_arguments(
@@ -73,6 +77,9 @@ def parse_arguments(
         verbosity=values.verbosity,
         help=bool(values["help"].value),
         plan=_plan_settings(values) if takes_plan and not values["help"].value else None,
+        coordinator_address=values.coordinator_address,
+        process_count=values.process_count,
+        process_index=values.process_index,
     )
 
 
@@ -83,6 +90,9 @@ def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:
     flags.DEFINE_list("gin_search_paths", [], "Folders to search, separated by commas.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and stop.", flag_values=values)
     flags.DEFINE_integer("verbosity", -1, "-1 warnings, 0 information, 1 tracebacks.", flag_values=values)
+    flags.DEFINE_string("coordinator_address", None, "Process 0's host:port.", flag_values=values)
+    flags.DEFINE_integer("process_count", None, "Processes of the job.", flag_values=values)
+    flags.DEFINE_integer("process_index", None, "Of this process, from 0.", flag_values=values)
     flags.DEFINE_bool("help", False, "Print the usage and stop.", short_name="h", flag_values=values)
 
 

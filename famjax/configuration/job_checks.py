@@ -6,6 +6,7 @@ from famjax.data.config import DataConfig
 from famjax.errors import ConfigError
 from famjax.evaluation.config import EvalJob
 from famjax.models.config import TransformerConfig
+from famjax.pods.config import MeshConfig
 from famjax.training.config import TrainJob
 
 
@@ -26,6 +27,21 @@ def check_batch(job: TrainJob | EvalJob, num_data_shards: int, process_count: in
         if job.eval_data is not None:
             _require_divisible(job.eval_data, "eval_data", num_data_shards, process_count, 1)
     _require_divisible(job.data, "data", num_data_shards, process_count, microbatches)
+
+
+def check_processes(mesh: MeshConfig) -> None:
+    """Checks that the mesh of a job of several processes has the devices of all of them.
+
+    Raises:
+      ConfigError: it leaves some out, whose processes would have nothing to do, and wait.
+    """
+    import jax
+
+    if jax.process_count() > 1 and (mesh.num_devices is not None or mesh.own_process):
+        raise ConfigError(
+            f"MeshConfig.num_devices = {mesh.num_devices}, .own_process = {mesh.own_process} in a job of "
+            f"{jax.process_count()} processes; allowed: None and False, the devices of all."
+        )
 
 
 def _require_divisible(

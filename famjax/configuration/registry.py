@@ -30,6 +30,7 @@ CONFIG_MODULES = (
     "famjax.evaluation.report.config",
     "famjax.launch.config",
     "famjax.pods.config",
+    "famjax.pods.hosts_config",
 )
 
 

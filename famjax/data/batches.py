@@ -1,7 +1,7 @@
 """Batches of a famjax task: the host's rows of the global batch, padded to one length."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -45,26 +45,16 @@ class Rows:
 
     Attributes:
       batch_size: rows of the global batch.
-      process_index: of this host.
-      process_count: hosts; each takes an equal, consecutive part.
+      own: the host's rows, as numbers in the global batch, ascending; None: all.
     """
 
     batch_size: int
-    process_index: int = 0
-    process_count: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.process_count:
-            raise ConfigError(
-                f"DataConfig.batch_size = {self.batch_size} does not divide over {self.process_count} hosts "
-                "(--gin.BATCH_SIZE)."
-            )
+    own: tuple[int, ...] | None = None
 
     @property
-    def local(self) -> range:
+    def local(self) -> Sequence[int]:
         """The host's rows, as numbers in the global batch."""
-        size = self.batch_size // self.process_count
-        return range(self.process_index * size, (self.process_index + 1) * size)
+        return range(self.batch_size) if self.own is None else self.own
 
 
 def assemble(examples: list[Example], num_rows: int, length: int, bos_id: int, pad_id: int) -> Batch:

@@ -137,6 +137,7 @@ class DocumentRows:
         lengths = source.documents.lengths
         self._size = len(lengths) if source.ends else None
         self.skipped = source.documents.skipped
+        self._local_rows = {row: place for place, row in enumerate(rows.local)}
         self._identity: State = {
             **identity,
             "streaming": True,
@@ -162,7 +163,7 @@ class DocumentRows:
             raise StopIteration
         self._num_tokens += sum(span.length for span in spans)
         self._num_slots += self._rows.batch_size * self._shape.length
-        return self._fill([span for span in spans if span.row in self._rows.local])
+        return self._fill([span for span in spans if span.row in self._local_rows])
 
     def state(self) -> State:
         """See `BatchIterator`: besides the identity, documents taken, tokens and slots filled, and each row's place.
@@ -197,13 +198,13 @@ class DocumentRows:
 
     def _fill(self, spans: list[Span]) -> Batch:
         """The host's rows of the batch that these spans make up."""
-        source, local, shape = self._source, self._rows.local, self._shape
-        grid, blocks = (len(local), shape.length), (len(local), shape.num_blocks)
+        source, num_rows, shape = self._source, len(self._local_rows), self._shape
+        grid, blocks = (num_rows, shape.length), (num_rows, shape.num_blocks)
         tokens, targets = np.full(grid, source.pad_id, np.int32), np.full(grid, source.pad_id, np.int32)
         weights, answers, valid = np.zeros(grid, np.float32), np.zeros(grid, np.bool_), np.zeros(grid, np.bool_)
         begins, lengths = np.zeros(blocks, np.bool_), np.zeros(blocks, np.int32)
         for span in spans:
-            row, place = span.row - local.start, span.start
+            row, place = self._local_rows[span.row], span.start
             num_before = min(place.offset, 1)  # the token before the first target is the first input
             start, stop = place.offset - num_before, place.offset + span.length
             text = source.documents.part(place.document, place.turn, start, stop)

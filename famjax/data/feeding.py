@@ -18,8 +18,7 @@ def open_batches(
     config: DataConfig,
     lengths: tuple[int, int] | None = None,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: tuple[int, ...] | None = None,
     state: State | None = None,
 ) -> BatchIterator:
     """Opens a stream of batches.
@@ -31,24 +30,23 @@ def open_batches(
       config: what is read.
       lengths: tokens of the shortest and of the longest example; batches are [rows, longest]. None: from the task's own
         shortest to `config.length`.
-      process_index: of this host.
-      process_count: hosts, each of which gets its rows of the global batch.
+      rows: of the global batch that this host reads; None: all.
       state: of an earlier stream, behind whose last batch this one goes on.
 
     Raises:
       ConfigError: no such task or split, or settings that do not fit together.
       DataError: files that cannot be read as the settings say.
     """
-    rows = Rows(config.batch_size, process_index, process_count)
+    own = Rows(config.batch_size, rows)
     if not _is_own_task(config):
         from famjax.data.seqio_feeding import open_seqio_batches
 
-        return open_seqio_batches(config, lengths, rows, state)
+        return open_seqio_batches(config, lengths, own, state)
     shortest, longest = lengths or (None, config.length)
     reading = _make_reading(config, shortest, longest)
     examples = open_examples(reading.task_config(reading.name), reading)
     bos_id, pad_id = reading.vocabulary.bos_id, reading.vocabulary.pad_id
-    batches = ExampleBatches(examples, rows, longest, bos_id, pad_id, _identity(reading), state)
+    batches = ExampleBatches(examples, own, longest, bos_id, pad_id, _identity(reading), state)
     return Prefetching(batches, config.prefetch) if config.prefetch else batches
 
 
@@ -56,8 +54,7 @@ def open_document_batches(
     config: DataConfig,
     shape: BlockShape,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: tuple[int, ...] | None = None,
     state: State | None = None,
 ) -> BatchIterator:
     """Opens a stream of batches whose rows read whole documents (`famjax.data.document_rows`).
@@ -65,8 +62,7 @@ def open_document_batches(
     Args:
       config: what is read: a task of type `Documents` or `Instructions`.
       shape: of a row of a batch, in place of `config.length`.
-      process_index: of this host.
-      process_count: hosts, each of which gets its rows of the global batch.
+      rows: of the global batch that this host reads; None: all.
       state: of an earlier stream, behind whose last batch this one goes on.
 
     Raises:
@@ -76,8 +72,8 @@ def open_document_batches(
     task = registry.streamed_task(config.mixture_or_task_name, config.tasks)
     _require_targets_only(config)
     reading = _make_reading(config, None, shape.length)
-    rows = Rows(config.batch_size, process_index, process_count)
-    batches = open_document_rows(task, reading, rows, shape, _identity(reading), state)
+    own = Rows(config.batch_size, rows)
+    batches = open_document_rows(task, reading, own, shape, _identity(reading), state)
     return Prefetching(batches, config.prefetch) if config.prefetch else batches
 
 

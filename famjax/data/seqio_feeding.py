@@ -117,12 +117,11 @@ def _sequence_length(
 
 
 def _dataset(
-    config: DataConfig, provider: "seqio.Task | seqio.Mixture", sequence_length: dict[str, int], rows: Rows
+    config: DataConfig, provider: "seqio.Task | seqio.Mixture", sequence_length: dict[str, int]
 ) -> "tf.data.Dataset":
-    """The examples that this host reads: its shard of a training split, the whole of another one, which has an end."""
+    """The examples of a split: a training split without an end, one epoch of another one."""
     import seqio
 
-    training = config.split == "train"
     options: dict[str, Any] = {}
     _check_settings(config, provider)
     if isinstance(provider, seqio.Mixture):
@@ -136,8 +135,7 @@ def _dataset(
         use_cached=config.use_cached,
         shuffle=config.shuffle,
         seed=config.seed,
-        shard_info=seqio.ShardInfo(rows.process_index, rows.process_count) if training else None,
-        num_epochs=None if training else 1,
+        num_epochs=None if config.split == "train" else 1,
         try_in_mem_cache=False,  # it would be part of every saved state
         **options,
     )
@@ -209,7 +207,7 @@ class SeqioBatches:
         state: State | None,
     ) -> None:
         """Opens the pipeline at its start, or at `state`."""
-        self._name, self._rows, self._training = config.mixture_or_task_name, rows, config.split == "train"
+        self._name, self._rows = config.mixture_or_task_name, rows
         self._length, self._vocabulary = sum(sequence_length.values()), vocabulary
         self._identity: State = {
             "task": self._name,
@@ -218,14 +216,12 @@ class SeqioBatches:
             "shuffle": config.shuffle,
             "use_cached": config.use_cached,
         }
-        if self._training:  # each host reads a shard of its own
-            self._identity |= {"process_index": rows.process_index, "process_count": rows.process_count}
         self._count, self._replays = 0, False
         if state is not None:
             check_identity(self._identity, state)
             self._count = int(state["read"])
         with self._errors():
-            dataset = _dataset(config, provider, sequence_length, rows)
+            dataset = _dataset(config, provider, sequence_length)
             saved = (state or {}).get("iterator")
             self._iterator = iter(dataset if saved else dataset.skip(self._count))
             if saved:
@@ -242,11 +238,10 @@ class SeqioBatches:
 
     def __next__(self) -> Batch:
         """See `BatchIterator`."""
-        # A split with an end is read whole by every host, so that all see the same number of batches.
-        rows = range(len(self._rows.local)) if self._training else self._rows.local
-        number = len(rows) if self._training else self._rows.batch_size
+        # Every host reads all rows and keeps its own: with seqio's shards a batch would depend on the number of hosts.
+        rows = self._rows.local
         with self._errors():
-            read = list(itertools.islice(self._iterator, number))
+            read = list(itertools.islice(self._iterator, self._rows.batch_size))
         self._count += len(read)
         if not read:
             raise StopIteration

@@ -6,6 +6,7 @@ from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
+from famjax.pods.hosts_config import HostsConfig
 from famjax.validation import require_at_least
 
 
@@ -23,6 +24,7 @@ class EvalJob:
       steps: batches read at each length; None reads one whole epoch, where the data has an end.
       position_buckets: in so many equal parts of the longest example loss and accuracy are also reported by position.
       mesh: the device mesh.
+      hosts: time limits of the job's processes.
     """
 
     checkpoint: str
@@ -34,6 +36,7 @@ class EvalJob:
     steps: int | None = None
     position_buckets: int = 8
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "steps", "position_buckets")

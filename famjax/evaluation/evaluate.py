@@ -9,20 +9,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from famjax.configuration.job_checks import check_batch
+from famjax.configuration.job_checks import check_batch, check_processes
 from famjax.data.registry import is_task
 from famjax.errors import CheckpointError, DataError, Stopped
 from famjax.evaluation.config import EvalJob
 from famjax.inference.language_model import check_same_vocabulary
 from famjax.models.config import TransformerConfig
+from famjax.pods.agreement import AgreedStop
 from famjax.pods.mesh import make_mesh, num_batch_shards
+from famjax.pods.watching import Watch
 from famjax.training.checkpoint_files import absolute_path
 from famjax.training.config import LossConfig
 from famjax.training.evaluator import EvaluationSums, evaluate_batches, summarize
 from famjax.training.feed import check_data, device_batches
 from famjax.training.program import abstract_params, compile_evaluation
-from famjax.training.restore import find_checkpoint, load_params, read_model_config
-from famjax.training.stopping import StopSignal, run_interruptible
+from famjax.training.restore import find_together, load_params, read_model_config
+from famjax.training.stopping import StopSignal, run_together
 from famjax.training.writers import named
 
 RESULTS_NAME = "results.jsonl"
@@ -41,25 +43,30 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
       DataError: the data cannot be read, or gave no batch.
       Stopped: SIGTERM or SIGINT arrived; what is written stays.
     """
-    console = Console()
-    with StopSignal() as stop:
+    console = Console(quiet=jax.process_index() != 0)
+    with StopSignal() as stop, Watch(job.hosts, absolute_path(job.output_dir), stop) as watch:
         mesh = make_mesh(job.mesh)
+        check_processes(job.mesh)
         check_batch(job, num_batch_shards(mesh), jax.process_count())
-        checkpoint = find_checkpoint(job.checkpoint, setting=_FLAG)
+        checkpoint = find_together(job.checkpoint, setting=_FLAG)
         model = job.model or read_model_config(checkpoint)
         if is_task(job.data.mixture_or_task_name, job.data.tasks):
             check_same_vocabulary(checkpoint, job.data.vocabulary)
         for length in job.lengths or (None,):
-            check_data(job.data, model, None if length is None else (length, length))
+            check_data(job.data, model, mesh, None if length is None else (length, length))
         _prepare(job.output_dir)
+        agreed = AgreedStop(stop)
         abstract, _ = abstract_params(model, mesh, job.mesh)
-        params = load_params(checkpoint, abstract, base=job.base)
+        with watch.doing("restoring"):
+            params = load_params(checkpoint, abstract, base=job.base)
         console.print(f"{checkpoint.path}, step {checkpoint.step}: {job.data.mixture_or_task_name}, {job.data.split}")
         results = []
         for length in job.lengths or (None,):
-            values = _evaluate_length(job, model, params, length, stop)
+            with watch.doing("evaluating"):
+                values = _evaluate_length(job, model, params, length, agreed)
             result = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, **values}
-            _append(job.output_dir, result)
+            if jax.process_index() == 0:
+                _append(job.output_dir, result)
             results.append(result)
             console.print(_line(result), highlight=False, soft_wrap=True)
         console.print(results_table(results))
@@ -69,11 +76,11 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
 
 
 def _evaluate_length(
-    job: EvalJob, model: TransformerConfig, params: Any, length: int | None, stop: StopSignal
+    job: EvalJob, model: TransformerConfig, params: Any, length: int | None, stop: AgreedStop
 ) -> dict[str, Any]:
     """Scores the data at one length."""
     mesh, data = make_mesh(job.mesh), job.data
-    step = run_interruptible(
+    step = run_together(
         lambda: compile_evaluation(
             model,
             params,
@@ -86,9 +93,7 @@ def _evaluate_length(
         ),
         stop,
     )
-    sums = evaluate_batches(
-        lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), lambda: stop.requested
-    )
+    sums = evaluate_batches(lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), stop.poll)
     if stop.requested:
         raise Stopped(f"{stop.name}: stopped during length {length or data.length}; the lengths before it are written.")
     if sums is None:
@@ -160,7 +165,8 @@ def _prepare(output_dir: str) -> None:
     path = absolute_path(output_dir) / RESULTS_NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("", encoding="utf-8")
+        if jax.process_index() == 0:
+            path.write_text("", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(
             f"{output_dir} cannot be written ({error.strerror or error}). Set --gin.EVAL_OUTPUT_DIR to another."

@@ -42,6 +42,7 @@ class MeshConfig:
         `model_parallelism` leaves. The data axis takes the rest.
       num_slices: TPU slices, joined over the data axis alone, since only the network between hosts joins them.
       num_devices: devices of the mesh; None: all that jax sees.
+      own_process: whether only devices of this process are in it, where a job has several processes; a scan sets it.
       rules: pairs (logical axis, mesh axis): a mesh axis, a tuple of several, or None.
     """
 
@@ -49,6 +50,7 @@ class MeshConfig:
     fsdp_parallelism: int | None = 1
     num_slices: int = 1
     num_devices: int | None = None
+    own_process: bool = False
     rules: tuple[tuple[str, MeshAxes], ...] = DEFAULT_RULES
 
     def __post_init__(self) -> None:

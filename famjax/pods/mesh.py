@@ -31,7 +31,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       ConfigError: a parallelism that does not divide the devices, fewer than `num_devices`, or another number of slices
         than the devices have.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        devices = jax.local_devices() if config.own_process else jax.devices()
     if config.num_devices is not None and config.num_devices > len(devices):
         raise ConfigError(
             f"MeshConfig.num_devices = {config.num_devices}; this process sees {len(devices)} "
@@ -171,7 +172,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def own_rows(mesh: Mesh, batch_size: int) -> tuple[int, ...]:
+    """The rows of a global batch that lie on this process's devices, ascending; the others it need not read.
+
+    Which they are follows from the mesh alone: processes whose devices hold the same rows, as where a copy of the
+    parameters is spread over several hosts, read the same.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return tuple(sorted({row for place in places.values() if place for row in range(batch_size)[place[0]]}))
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes the global batch out of every host's own rows."""
+    """Makes the global batch out of every host's own rows (`own_rows`)."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

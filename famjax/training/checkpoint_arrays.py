@@ -19,13 +19,23 @@ def read_arrays(folder: files.StepFolder, part: Tree) -> dict[str, jax.Array]:
     """Reads a part of the train state: by path, each array with the dtype and sharding of its leaf in `part`."""
     item = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), part)
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    together = _reading_together(item)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=together)
+    with ocp.Checkpointer(handler, multiprocessing_options=together) as checkpointer:
         return by_path(
             checkpointer.restore(
                 folder.path / files.STATE,
                 args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True),
             )
         )
+
+
+def _reading_together(item: Tree) -> ocp.options.MultiprocessingOptions:
+    """Which processes read: all, or this one alone, waiting for none, where the arrays are for its devices."""
+    processes = {device.process_index for leaf in jax.tree.leaves(item) for device in leaf.sharding.device_set}
+    if jax.process_count() == 1 or processes != {jax.process_index()}:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes=processes)
 
 
 def other_shapes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

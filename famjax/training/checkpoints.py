@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import TransformerConfig
+from famjax.pods.agreement import all_agree
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
 from famjax.training.base import BaseReference, read_reference
@@ -104,7 +104,7 @@ class Checkpointer:
         self._base: BaseReference | None = None
         if jax.process_index() == 0:
             files.remove_temporary(self._model_dir)
-        _all_agree(True)  # No process begins before that is done.
+        all_agree(True)  # No process begins before that is done.
         self._manager = ocp.CheckpointManager(
             self._model_dir,
             options=ocp.CheckpointManagerOptions(
@@ -256,7 +256,7 @@ class Checkpointer:
         """The restored checkpoint, or None and why it is damaged."""
         # One process reads all files for the checksums; all processes follow its verdict.
         cause = files.damage(folder.path) if jax.process_index() == 0 else None
-        if not _all_agree(cause is None):
+        if not all_agree(cause is None):
             return None, cause or "found damaged by process 0"
         self._require_same(folder, abstract_state)
         try:
@@ -295,7 +295,7 @@ class Checkpointer:
                     aside.rmtree()
                 folder.path.rename(aside)
                 self._report(f"The damaged checkpoint is now {aside}; delete it when you do not need it.")
-        _all_agree(True)  # No process lists the folders before they are renamed.
+        all_agree(True)  # No process lists the folders before they are renamed.
         for folder in damaged:
             self._policy.values.pop(folder.step, None)
         self._manager.reload()
@@ -331,13 +331,6 @@ def _state_differences(
 def describe(array: jax.ShapeDtypeStruct) -> str:
     """Its dtype and shape, as float32[2, 8]."""
     return f"{np.dtype(array.dtype).name}{list(array.shape)}"
-
-
-def _all_agree(verdict: bool) -> bool:
-    """Whether every process says so; also a point at which all wait for each other."""
-    if jax.process_count() == 1:
-        return verdict
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(verdict))))
 
 
 def _one_line(error: BaseException) -> str:

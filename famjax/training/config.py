@@ -7,6 +7,7 @@ from famjax.data.config import DataConfig, require_end
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
 from famjax.pods.config import MeshConfig
+from famjax.pods.hosts_config import HostsConfig
 from famjax.training.curriculum_config import Curriculum, Stage
 from famjax.training.finetuning_config import BASE_PATTERN, Finetuning
 from famjax.training.optimizer_config import Adafactor, AdamW, OptimizerConfig, Schedule
@@ -190,6 +191,7 @@ class TrainJob:
         was compiled for anything else is not used. Loading runs what is in it: name only a folder that you trust. None:
         every step is compiled when it is first needed.
       mesh: the device mesh.
+      hosts: time limits of the job's processes.
     """
 
     model_dir: str
@@ -215,6 +217,7 @@ class TrainJob:
     logging: LoggingConfig = LoggingConfig()
     compiled_steps: str | None = None
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "total_steps", "eval_period", "eval_steps", "num_microbatches")

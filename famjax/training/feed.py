@@ -14,7 +14,7 @@ from famjax.data.document_rows import BlockShape, StreamCounts, counts_of
 from famjax.data.feeding import open_batches, open_document_batches, open_vocabulary
 from famjax.errors import DataError
 from famjax.models.config import TransformerConfig
-from famjax.pods.mesh import put_batch
+from famjax.pods.mesh import own_rows, put_batch
 from famjax.training.config import TrainJob
 from famjax.training.curriculum_config import Stage
 
@@ -99,22 +99,23 @@ class TrainingFeed:
         state = self.state() or None
         self.close()
         lengths = (self._stages[stage].min_length, self._stages[stage].max_length) if self._stages else None
-        self._batches = _open(self._config, lengths, self._documents, state)
+        self._batches = _open(self._config, self._mesh, lengths, self._documents, state)
         self._stage = stage
 
 
 def _open(
     config: DataConfig,
+    mesh: Mesh,
     lengths: tuple[int, int] | None = None,
     documents: BlockShape | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> BatchIterator:
-    """This process's batches: of examples, or of whole documents."""
+    """This process's rows of the batches: of examples, or of whole documents."""
     given = None if state is None else dict(state)
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    rows = own_rows(mesh, config.batch_size)
     if documents is not None:
-        return open_document_batches(config, documents, state=given, **hosts)
-    return open_batches(config, lengths, state=given, **hosts)
+        return open_document_batches(config, documents, rows=rows, state=given)
+    return open_batches(config, lengths, rows=rows, state=given)
 
 
 def step_shape(job: TrainJob) -> BlockShape | None:
@@ -132,6 +133,7 @@ def evaluation_shape(job: TrainJob, data: DataConfig) -> BlockShape | None:
 def check_data(
     config: DataConfig,
     model: TransformerConfig,
+    mesh: Mesh,
     lengths: tuple[int, int] | None = None,
     remedy: str = "",
     documents: BlockShape | None = None,
@@ -141,6 +143,7 @@ def check_data(
     Args:
       config: the data.
       model: whose embedding table must have a row for every token.
+      mesh: where batches go.
       lengths: of the shortest and the longest example; None: as the task has it.
       remedy: what else to do where there is no example, for the message.
       documents: the shape of rows that read whole documents; None: rows are examples.
@@ -150,7 +153,7 @@ def check_data(
       DataError: the data cannot be read, or is empty.
     """
     check_vocabulary(model, open_vocabulary(config).vocab_size)
-    batches = _open(config, lengths, documents)
+    batches = _open(config, mesh, lengths, documents)
     try:
         if next(batches, None) is None:
             raise DataError(f"{config.mixture_or_task_name}, split {config.split!r}, has no example{remedy}.")
@@ -170,7 +173,7 @@ def device_batches(
       length: of every example; None: as the task has it, up to the data's own length.
       documents: the shape of rows that read whole documents; None: rows are examples.
     """
-    batches = _open(config, None if length is None else (length, length), documents)
+    batches = _open(config, mesh, None if length is None else (length, length), documents)
     try:
         for index, batch in enumerate(batches):
             if index == steps:

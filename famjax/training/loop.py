@@ -4,21 +4,24 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
+from etils import epath
+from jax.sharding import Mesh
 
 from famjax.configuration import operative
-from famjax.configuration.job_checks import check_batch
+from famjax.configuration.job_checks import check_batch, check_processes
 from famjax.data.config import DataConfig
 from famjax.data.document_rows import BlockShape, StreamCounts
 from famjax.data.feeding import fingerprint_of_vocabulary
 from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
+from famjax.pods.agreement import AgreedStop, from_first
 from famjax.pods.mesh import make_mesh, num_batch_shards
+from famjax.pods.watching import TRAINING, Watch
 from famjax.training.checkpoint_files import absolute_path
 from famjax.training.checkpoints import Checkpointer, Restored
 from famjax.training.config import TrainJob
@@ -27,7 +30,7 @@ from famjax.training.evaluator import evaluate_batches, evaluate_documents, summ
 from famjax.training.feed import TrainingFeed, check_data, device_batches, evaluation_shape, step_shape
 from famjax.training.finetuning import begin_from_base, resume_from_base
 from famjax.training.flops import peak_flops, train_step_flops
-from famjax.training.model_dir import checkpoint_bytes, hold, prepare_model_dir
+from famjax.training.model_dir import checkpoint_bytes, find_model_dir, hold, prepare_model_dir
 from famjax.training.optimizers import with_schedule_step
 from famjax.training.program import (
     Program,
@@ -40,7 +43,7 @@ from famjax.training.program import (
 from famjax.training.restore import initialize_from
 from famjax.training.state import TrainState
 from famjax.training.step import Metrics
-from famjax.training.stopping import StopSignal, run_interruptible
+from famjax.training.stopping import StopSignal, run_together
 from famjax.training.streaming import stream_metrics
 from famjax.training.throughput import ThroughputClock
 from famjax.training.writers import LOG_NAME, MetricWriters
@@ -59,14 +62,22 @@ def train(job: TrainJob) -> None:
       NumericsError: the loss or the gradient is not finite.
       Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
-    with StopSignal() as stop, open_display(job.total_steps, job.logging.period, jax.process_index()) as display:
-        check_batch(job, num_batch_shards(make_mesh(job.mesh)), jax.process_count())
-        _check_data(job)
+    with (
+        StopSignal() as stop,
+        open_display(job.total_steps, job.logging.period, jax.process_index()) as display,
+        Watch(job.hosts, find_model_dir(job.model_dir), stop) as watch,
+        contextlib.ExitStack() as alone,
+    ):
+        mesh = make_mesh(job.mesh)
+        check_processes(job.mesh)
+        check_batch(job, num_batch_shards(mesh), jax.process_count())
+        _check_data(job, mesh)
         program = make_program(job)
         model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.saved_part(program.abstract_state)))
-        alone = hold(model_dir) if jax.process_index() == 0 else contextlib.nullcontext()
-        with alone, Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
-            state, data_state, resumed_from = _start(program, checkpointer, display)
+        from_first(lambda: alone.enter_context(hold(model_dir)))
+        with Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
+            with watch.doing("restoring"):
+                state, data_state, resumed_from = _start(program, checkpointer, display)
             feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state, step_shape(job))
             feed.open(int(state.progress.stage))
             writers = MetricWriters(
@@ -74,23 +85,29 @@ def train(job: TrainJob) -> None:
             )
             with writers:
                 if int(state.step) < job.total_steps:
-                    for change in operative.changes(model_dir):
-                        display.report(f"changed since the last start: {change}")
-                    operative.write(model_dir)
+                    _note_settings(model_dir, display)
                 try:
-                    Loop(program, state, feed, checkpointer, writers, display, stop).run()
+                    Loop(program, state, feed, checkpointer, writers, display, stop, watch).run()
                 finally:
                     feed.close()
 
 
-def _check_data(job: TrainJob) -> None:
+def _note_settings(model_dir: epath.Path, display: Display) -> None:
+    """Keeps the settings in MODEL_DIR, and says what has changed."""
+    if jax.process_index() == 0:
+        for change in operative.changes(model_dir):
+            display.report(f"changed since the last start: {change}")
+        operative.write(model_dir)
+
+
+def _check_data(job: TrainJob, mesh: Mesh) -> None:
     """Reads a batch of every stage and of the evaluation: a run must not fail after hours."""
     stages: list[tuple[int, int] | None] = [(stage.min_length, stage.max_length) for stage in job.curriculum.parsed]
     for lengths in stages or [None]:
-        check_data(job.data, job.model, lengths, documents=step_shape(job))
+        check_data(job.data, job.model, mesh, lengths, documents=step_shape(job))
     if job.eval_data is not None:
         remedy = "; set TrainJob.eval_data = None to train without evaluation"
-        check_data(job.eval_data, job.model, remedy=remedy, documents=evaluation_shape(job, job.eval_data))
+        check_data(job.eval_data, job.model, mesh, remedy=remedy, documents=evaluation_shape(job, job.eval_data))
 
 
 def _start(
@@ -175,11 +192,13 @@ class Loop:
         writers: MetricWriters,
         display: Display,
         stop: StopSignal,
+        watch: Watch,
     ) -> None:
         """Takes what a run needs; `run` starts it."""
         self._program, self._job = program, program.job
         self._state, self._feed, self._checkpointer = state, feed, checkpointer
-        self._writers, self._display, self._stop = writers, display, stop
+        self._writers, self._display, self._watch = writers, display, watch
+        self._agreed = AgreedStop(stop)
         self._steps: dict[int, TrainStep] = {}
         self._programs: dict[str, Any] = {}
         self._clock = ThroughputClock(jax.device_count(), peak_flops(jax.devices()[0].device_kind))
@@ -201,22 +220,29 @@ class Loop:
             (self._save, job.checkpoint.period),
         ]
         self._display.show(Progress(step=self._step))
+        self._agreed.now()  # The processes have taken different times to get here.
+        with self._watch.doing(TRAINING):
+            self._run(actions)
+        self._save()
+        with self._watch.doing("saving"):
+            self._checkpointer.wait()
+        self._end()
+
+    def _run(self, actions: Sequence[tuple[Callable[[], None], int | None]]) -> None:
+        """Takes step after step, each followed by the actions (function, every so many steps) that are due."""
         try:
             if self._is_evaluation_missing():
                 self._evaluate()
-            while self._step < job.total_steps and not self._stop.requested:
+            while self._step < self._job.total_steps and not self._agreed.poll():
                 self._dispatch()
                 for action, every in actions:
-                    if every is not None and self._step % every == 0 and not self._stop.requested:
+                    if every is not None and self._step % every == 0 and not self._agreed.requested:
                         self._settle()
                         with self._clock.exclude():
                             action()
             self._settle()
         except Stopped:
             self._settle()
-        self._save()
-        self._checkpointer.wait()
-        self._end()
 
     def _dispatch(self) -> None:
         """Hands one step to the devices, then reads the metrics of the step before it."""
@@ -259,6 +285,7 @@ class Loop:
         """Reads a step's metrics, checks, logs and shows them."""
         job = self._job
         metrics = {name: np.asarray(value) for name, value in jax.device_get(finished.metrics).items()}
+        self._watch.step_finished(finished.step)
         diagnostics = {field.name: metrics.pop(field.name) for field in dataclasses.fields(Diagnostics)}
         length = self._feed.length(finished.stage)
         tokens = job.data.batch_size * length
@@ -326,9 +353,7 @@ class Loop:
         """Whether the present step should have been evaluated and, by the log, was not: a signal came first."""
         if self._eval_every is None or self._step == 0 or self._step % self._eval_every:
             return False
-        is_missing = jax.process_index() == 0 and not _is_evaluated(self._job, self._step)
-        # Only process 0 has a log, and all evaluate together.
-        return is_missing if jax.process_count() == 1 else bool(broadcast_one_to_all(np.asarray(is_missing)))
+        return from_first(lambda: not _is_evaluated(self._job, self._step))  # Only process 0 has a log.
 
     def _evaluate(self) -> None:
         """Evaluates the present parameters; nothing is reported where a signal interrupts it."""
@@ -337,7 +362,8 @@ class Loop:
         if data is None:
             return
         shape = evaluation_shape(job, data)
-        values = self._evaluate_examples(data) if shape is None else self._evaluate_documents(data, shape)
+        with self._watch.doing("evaluating"):
+            values = self._evaluate_examples(data) if shape is None else self._evaluate_documents(data, shape)
         if values is None:
             return
         self._evaluation = {f"{data.split}/{name}": value for name, value in values.items()}
@@ -365,7 +391,7 @@ class Loop:
         sums = evaluate_batches(
             lambda batch: step(self._state.params, batch),
             device_batches(data, self._program.mesh, job.eval_steps),
-            lambda: self._stop.requested,
+            self._agreed.poll,
         )
         return None if sums is None else summarize(sums)
 
@@ -386,14 +412,15 @@ class Loop:
         )
         self._display.doing("evaluating")
         batches = device_batches(data, self._program.mesh, job.eval_steps, documents=shape)
-        sums = evaluate_documents(evaluation, self._state.params, batches, lambda: self._stop.requested)
+        sums = evaluate_documents(evaluation, self._state.params, batches, self._agreed.poll)
         return None if sums is None else summarize_streamed(sums)
 
     def _save(self) -> None:
         self._settle()
-        if self._checkpointer.save(
-            self._step, self._program.saved_part(self._state), self._feed.state(), self._evaluation, force=True
-        ):
+        state = self._program.saved_part(self._state)
+        with self._watch.doing("saving"):
+            is_saved = self._checkpointer.save(self._step, state, self._feed.state(), self._evaluation, force=True)
+        if is_saved:
             self._display.report(f"step {self._step}: checkpoint saved")
 
     def _compiled(self, name: str, compile_program: Callable[[], Any]) -> Any:
@@ -404,7 +431,8 @@ class Loop:
     def _compile(self, name: str, compile_program: Callable[[], Any]) -> Any:
         """Compiles on another thread, so that a signal is noticed meanwhile."""
         self._display.doing(f"compiling the {name}")
-        program, seconds = run_interruptible(lambda: timed(compile_program), self._stop)
+        with self._watch.doing("compiling"):
+            program, seconds = run_together(lambda: timed(compile_program), self._agreed)
         self._display.report(f"compiled the {name} in {seconds:.1f} s")
         self._clock.compiled()
         return program
@@ -413,8 +441,8 @@ class Loop:
         for reason, count in self._feed.skipped.items():
             self._display.warn(f"{count} records skipped or cut: {reason}")
         is_unfinished = self._step < self._job.total_steps or self._is_evaluation_missing()
-        if self._stop.requested and is_unfinished:
+        if self._agreed.requested and is_unfinished:
             raise Stopped(
-                f"{self._stop.name}: stopped after step {self._step} of {self._job.total_steps}, and saved. "
+                f"{self._agreed.name}: stopped after step {self._step} of {self._job.total_steps}, and saved. "
                 "The same command goes on from there."
             )

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,13 @@ def checkpoint_bytes(abstract_state: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
 
 
+def find_model_dir(model_dir: str | os.PathLike[str], flag: str = FLAG) -> epath.Path:
+    """The absolute path of MODEL_DIR, which need not exist; CheckpointError where it is empty."""
+    if not os.fspath(model_dir).strip():
+        raise CheckpointError(f"MODEL_DIR is empty. Set {flag} to a folder.")
+    return absolute_path(model_dir)
+
+
 def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int, flag: str = FLAG) -> epath.Path:
     """Makes MODEL_DIR and finds out, before anything slow, whether checkpoints can be written there.
 
@@ -37,10 +45,8 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int, flag
       CheckpointError: the path is empty; the folder cannot be made or written, or (a local one) has less space than
         one checkpoint needs.
     """
-    if not os.fspath(model_dir).strip():
-        raise CheckpointError(f"MODEL_DIR is empty. Set {flag} to a folder.")
-    folder = absolute_path(model_dir)
-    probe = folder / f".write_probe_{os.getpid()}"
+    folder = find_model_dir(model_dir, flag)
+    probe = folder / f".write_probe_{platform.node()}_{os.getpid()}"  # In containers all have the same pid.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("famjax")

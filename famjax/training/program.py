@@ -114,7 +114,8 @@ class Program:
     def compile_ablation(self, length: int) -> Callable[[TrainState, Mapping[str, jax.Array]], jax.Array]:
         """Compiles what the loss of a step over batches [B, length] is without a memory; the state is not donated."""
         model = Transformer(self.job.model, deterministic=False)
-        jitted = jax.jit(functools.partial(ablated_loss, job=self.job, model=model))
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        jitted = jax.jit(functools.partial(ablated_loss, job=self.job, model=model), out_shardings=replicated)
         with use_mesh(self.mesh, self.job.mesh):
             return jitted.lower(self.abstract_state, self.abstract_batch(length)).compile()
 
@@ -214,8 +215,8 @@ def compile_evaluation(
         evaluation_step, model=Transformer(config), chunk_size=chunk_size, position_buckets=position_buckets
     )
     batch = abstract_batch(batch_size, length, mesh)
-    with use_mesh(mesh, mesh_config):
-        return jax.jit(step).lower(params, batch).compile()
+    with use_mesh(mesh, mesh_config):  # Replicated, so that every process can read the sums.
+        return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec())).lower(params, batch).compile()
 
 
 def compile_streamed_evaluation(

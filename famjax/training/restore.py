@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import logging
+from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from famjax.errors import CheckpointError, ConfigError
 from famjax.models.config import TransformerConfig
+from famjax.pods.agreement import from_first
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
 from famjax.training.base import load_base, read_reference
@@ -120,7 +122,7 @@ def initialize_from(
     if config.path is None:
         raise ConfigError(f"RestoreConfig.path is not set ({FLAG}).")
     selected = select(params, config.parameters, "RestoreConfig.parameters")
-    folder = find_checkpoint(config.path, report)
+    folder = find_together(config.path, report)
     require_whole(folder)
     stored = files.stored_arrays(folder.path)
     named, is_chosen = by_path(params), by_path(selected)
@@ -245,6 +247,23 @@ def find_checkpoint(
     if isinstance(path, files.StepFolder):
         return path
     return files.first_undamaged(files.candidates(path, setting), report)
+
+
+def find_together(
+    path: str | os.PathLike[str] | files.StepFolder, report: Report = logging.warning, setting: str = FLAG
+) -> files.StepFolder:
+    """`find_checkpoint` for all processes of a job: process 0 reads the files for their checksums.
+
+    Raises:
+      CheckpointError: as there, on every process.
+    """
+
+    def find() -> tuple[str, int]:
+        found = find_checkpoint(path, report, setting)
+        return str(found.path), found.step
+
+    folder, step = from_first(find)
+    return files.StepFolder(epath.Path(folder), step)
 
 
 def _parts(

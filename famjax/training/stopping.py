@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from famjax.errors import Stopped
+from famjax.pods.agreement import AgreedStop, StopRequest
 
 T = TypeVar("T")
 
@@ -28,18 +29,22 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._received: signal.Signals | None = None
+        self._received = self._told = ""
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def requested(self) -> bool:
         """Whether a signal has arrived."""
-        return self._received is not None
+        return bool(self.name)
 
     @property
     def name(self) -> str:
         """Name of the first signal, as "SIGTERM"; "" before one."""
-        return self._received.name if self._received is not None else ""
+        return self._received or self._told
+
+    def request(self, name: str) -> None:
+        """Notes a signal that another process of the job has got."""
+        self._told = self._told or name
 
     def __enter__(self) -> "StopSignal":
         for number in SIGNALS:
@@ -56,12 +61,12 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._received is not None and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = self._received or signal.Signals(number)
+        self._received = self._received or signal.Signals(number).name
 
 
-def run_interruptible(function: Callable[[], T], stop: StopSignal, what: str = "compilation") -> T:
+def run_interruptible(function: Callable[[], T], stop: StopRequest, what: str = "compilation") -> T:
     """Runs `function` on another thread and gives up waiting for it when a signal arrives.
 
     For a call that keeps its thread for minutes and cannot be stopped itself, as the compilation of a step: on the main
@@ -102,6 +107,22 @@ def run_interruptible(function: Callable[[], T], stop: StopSignal, what: str = "
     if outcome.done():
         return outcome.result()
     raise Stopped(f"{stop.name} arrived during {what}.")
+
+
+def run_together(function: Callable[[], T], agreed: AgreedStop, what: str = "compilation") -> T:
+    """`run_interruptible` on every process of a job: all give up where one got a signal, and none goes on alone.
+
+    Raises:
+      Stopped: a signal has arrived on this process or on another one.
+    """
+    try:
+        result = run_interruptible(function, agreed.signal, what)
+    except Stopped:
+        agreed.now()
+        raise
+    if agreed.is_shared and agreed.now():
+        raise Stopped(f"{agreed.name} arrived during {what}.")
+    return result
 
 
 def _exit_at_once_beside(thread: threading.Thread) -> None:

@@ -66,7 +66,7 @@ def test_resume_is_exact(config, name, prefetch):
 def test_hosts_share_one_global_batch(config, name):
     """Guards against a global batch that depends on the number of hosts, also after a resume with another number."""
     whole = take(open_batches(config(name)), 6)
-    hosts = [open_batches(config(name), process_index=index, process_count=2) for index in range(2)]
+    hosts = [open_batches(config(name), rows=rows) for rows in ((0, 1), (2, 3))]
     joined = [
         {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*(take(h, 3) for h in hosts), strict=True)
     ]

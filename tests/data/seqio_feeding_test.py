@@ -179,21 +179,27 @@ def test_a_resume_before_the_first_batch(name):
     assert_equal(take(open_batches(config(name), state=fresh.state()), 3), take(fresh, 3))
 
 
-def test_hosts_read_shards_in_training():
-    """Guards against hosts that train on the same examples, and a place that another host takes for its own."""
-    hosts = [open_batches(config("foreign", shuffle=False), process_index=index, process_count=2) for index in range(2)]
-    rows = [{bytes(row) for batch in take(host, 9) for row in batch["targets"]} for host in hosts]
-    assert len(rows[0]) == len(rows[1]) == 18
-    assert not rows[0] & rows[1]
-    with pytest.raises(ConfigError, match="process_index = 0, the settings have 1"):
-        open_batches(config("foreign", shuffle=False), process_index=1, process_count=2, state=hosts[0].state())
+HOSTS = ((0, 1), (2, 3))
+
+
+def test_hosts_share_one_global_batch():
+    """Guards against a global batch, or a place in the data, that depends on the number of hosts."""
+    whole = take(open_batches(config("foreign", seed=5)), 9)
+    hosts = [open_batches(config("foreign", seed=5), rows=rows) for rows in HOSTS]
+    joined = [
+        {name: np.concatenate([one[name], two[name]]) for name in one}
+        for one, two in zip(*(take(host, 5) for host in hosts), strict=True)
+    ]
+    assert hosts[0].state()["read"] == hosts[1].state()["read"] == 20
+    rest = take(open_batches(config("foreign", seed=5), state=hosts[0].state()), 4)
+    assert_equal(joined + rest, whole)
 
 
 @pytest.mark.parametrize("process_count", [1, 2])
 def test_validation_ends_alike_for_all_hosts(process_count):
     """Guards against hosts with different numbers of batches, which would wait for each other for ever."""
     settings = config("foreign", split="validation")
-    hosts = [list(open_batches(settings, process_index=i, process_count=process_count)) for i in range(process_count)]
+    hosts = [list(open_batches(settings, rows=rows)) for rows in ([None], HOSTS)[process_count - 1]]
     assert {len(batches) for batches in hosts} == {10}
     rows = [bytes(row) for batches in hosts for batch in batches for row in batch["targets"][batch["valid"].any(1)]]
     assert len(rows) == len(set(rows)) == COUNT

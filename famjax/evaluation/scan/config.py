@@ -8,6 +8,7 @@ from famjax.data.task_config import TaskConfig
 from famjax.errors import ConfigError
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.pods.config import MeshConfig
+from famjax.pods.hosts_config import HostsConfig
 from famjax.validation import require_above, require_ascending, require_at_least
 
 Lengths = tuple[int, ...] | Mapping[str, tuple[int, ...]]
@@ -75,6 +76,7 @@ class ScanJob:
         (SCAN_SHARD, a Kubernetes Indexed Job or a Slurm array), otherwise all of it.
       watch: follow MODEL_DIRs that are still training; None: evaluate what is there.
       mesh: the device mesh.
+      hosts: time limits of the job's processes.
     """
 
     checkpoints: str | tuple[str, ...] | Mapping[str, str]
@@ -104,6 +106,7 @@ class ScanJob:
     watch: WatchConfig | None = None
     base: str | None = None
     mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
 
     def __post_init__(self) -> None:
         require_at_least(

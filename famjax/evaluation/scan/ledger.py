@@ -98,7 +98,7 @@ def prepare_output_dir(output_dir: str) -> Path:
       CheckpointError: it cannot be written.
     """
     path = output_path(output_dir)
-    probe = path / f".write_probe_{os.getpid()}"
+    probe = path / f".write_probe_{os.uname().nodename}_{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_text("famjax")

@@ -1,7 +1,7 @@
 """Evaluates a grid: `scan(job)` is `--run_mode=scan`.
 
-Processes that share a scan work on their own cells; the one that finds all cells in the ledgers writes the results and
-the report.
+Processes that share a scan work on their own cells, each on its own devices; the one that finds all cells in the
+ledgers writes the results and the report.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+from etils import epath
 from rich.console import Console
 
 from famjax.configuration import operative
@@ -32,6 +34,7 @@ from famjax.evaluation.scan.shards import Shard, deal, find_shard, relative_cost
 from famjax.evaluation.scan.watching import Watcher
 from famjax.inference.language_model import check_same_vocabulary
 from famjax.pods.mesh import make_mesh
+from famjax.pods.watching import Watch
 from famjax.training.stopping import StopSignal
 
 REPORT_FOLDER = "report"
@@ -51,15 +54,17 @@ def scan(job: ScanJob) -> list[Entry]:
       Stopped: SIGTERM or SIGINT arrived; what is finished stays.
     """
     output_dir = prepare_output_dir(job.output_dir)
-    shard = find_shard(job.shard, os.environ)
-    import_module(job.module, "ScanJob.module")
-    make_mesh(job.mesh)
-    questions = QuestionMaker(job)
-    questions.check()
-    progress = ScanProgress()
-    with StopSignal() as stop:
+    shard = find_shard(job.shard, os.environ, jax.process_index(), jax.process_count())
+    if jax.process_count() > 1:
+        job = dataclasses.replace(job, mesh=dataclasses.replace(job.mesh, own_process=True))
+    with StopSignal() as stop, Watch(job.hosts, epath.Path(output_dir), stop) as watch:
+        import_module(job.module, "ScanJob.module")
+        make_mesh(job.mesh)
+        questions = QuestionMaker(job)
+        questions.check()
+        progress = ScanProgress()
         with Ledger(output_dir, shard) as ledger, open_scan_display(progress) as display:
-            run = _Run(job, output_dir, shard, questions, ledger, display, progress, stop)
+            run = _Run(job, output_dir, shard, questions, ledger, display, progress, stop, watch)
             cells = run.follow() if job.watch is not None else run.evaluate_all()
         return run.conclude(cells)
 
@@ -76,6 +81,7 @@ class _Run:
     display: ScanDisplay
     progress: ScanProgress
     stop: StopSignal
+    watch: Watch
 
     def __post_init__(self) -> None:
         self._evaluator = Evaluator(self.job, self.output_dir)
@@ -118,6 +124,7 @@ class _Run:
             else:
                 self.display.waiting(f"waiting for checkpoints in {', '.join(runs.values())}", watcher.seconds_left)
                 watcher.wait(self.stop)
+                self.watch.step_finished(self.progress.finished)
                 self._require_going_on()
 
     def conclude(self, cells: Sequence[Cell]) -> list[Entry]:
@@ -164,6 +171,7 @@ class _Run:
                 entry = self._evaluator.evaluate(cell, asked)
                 self.ledger.append(entry)
                 self._tried.add(cell.key)
+                self.watch.step_finished(self.progress.finished + 1)
                 self._show(cell, entry, costs[cell.key])
         return len(left)
 

@@ -27,17 +27,27 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-def find_shard(setting: str | None, environment: Mapping[str, str]) -> Shard:
+def find_shard(
+    setting: str | None, environment: Mapping[str, str], process_index: int = 0, process_count: int = 1
+) -> Shard:
     """The shard of this process.
+
+    Each process of a job of several has one of its own: a part of the shard that the job has.
 
     Args:
       setting: `ScanJob.shard`, which comes first.
       environment: SCAN_SHARD comes next; then a Kubernetes Indexed Job (JOB_COMPLETION_INDEX, with SCAN_SHARD_COUNT, as
-        Kubernetes does not tell how many there are), then a Slurm array. Nothing of it: one process does all.
+        Kubernetes does not tell how many there are), then a Slurm array. Nothing of it: one process (or job) does all.
+      process_index: of this process in its job.
+      process_count: of the job. With several, Kubernetes' index tells them apart, and not jobs that share a scan.
 
     Raises:
       ConfigError: not of the form index/count, an index out of range, or a count that is missing.
     """
+    if process_count > 1:
+        of_jobs = {name: value for name, value in environment.items() if name != "JOB_COMPLETION_INDEX"}
+        job = find_shard(setting, of_jobs)
+        return Shard(job.index * process_count + process_index, job.count * process_count)
     if setting is not None:
         return _parse(setting, SETTING)
     if environment.get(VARIABLE):

@@ -31,6 +31,15 @@ def test_where_the_shard_comes_from(setting, environment, shard):
     assert find_shard(setting, environment) == shard
 
 
+def test_processes_of_one_job_have_parts_of_its_shard():
+    """Guards against processes of a job that all evaluate all cells, or the pod's index taken for a shard."""
+    assert find_shard(None, {}, 1, 2) == Shard(1, 2)
+    assert find_shard("1/3", {}, 1, 2) == Shard(3, 6)
+    assert find_shard(None, {"JOB_COMPLETION_INDEX": "1"}, 1, 4) == Shard(1, 4)
+    shards = {find_shard(f"{job}/3", {}, process, 2) for job in range(3) for process in range(2)}
+    assert shards == {Shard(index, 6) for index in range(6)}
+
+
 @pytest.mark.parametrize(
     ("setting", "environment", "message"),
     [

@@ -1,0 +1,153 @@
+"""Which job a process belongs to, and who is named where one does not start."""
+
+import threading
+
+import pytest
+from etils import epath
+
+from famjax.errors import CheckpointError, ConfigError, HostsError
+from famjax.pods import connecting
+from famjax.pods.connecting import JobAddress, connect, find_job
+from famjax.pods.heartbeats import Process, write_heartbeat
+from famjax.pods.hosts_config import HostsConfig
+
+SLURM = {
+    "SLURM_JOB_ID": "4096",
+    "SLURM_STEP_NODELIST": "node[07-10]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+}
+MPI = {
+    "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.96.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch):
+    """Whatever these tests run in."""
+    for name in (*SLURM, *MPI):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets variables."""
+    return lambda values: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+def test_one_process_starts_nothing(environment):
+    """Guards against a laptop, or a batch job of one task, that waits for processes that nobody starts."""
+    assert find_job(None, None, None, 1) is None
+    assert find_job("10.0.0.1:80", 1, 0, 1) is None
+    environment({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    assert find_job(None, None, None, 1) is None
+
+
+def test_flags_come_first(environment):
+    """Guards against a cluster that overrules what the user says."""
+    environment(SLURM)
+    assert find_job("10.0.0.1:80", 3, 1, 1) == JobAddress("10.0.0.1:80", 3, 1)
+    assert find_job(None, 1, None, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, 0), "--process_count, --process_index without --coordinator_address: several processes"),
+        ((None, 2, None), "--process_count without --coordinator_address, --process_index"),
+        (("a:1", 2, 2), r"--process_index=2, --process_count=2; allowed: 0 to --process_count - 1"),
+        (("node-1", 2, 0), r"--coordinator_address=node-1; expected process 0's host:port"),
+    ],
+)
+def test_flags_that_do_not_fit(flags, message):
+    """Guards against processes that wait for others because of a missing or misspelled flag."""
+    with pytest.raises(ConfigError, match=message):
+        find_job(*flags, 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (SLURM, JobAddress("node07:61440", 4, 2, "Slurm", None)),
+        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_LOCALID": "1"}, "one device: 1"),
+        (MPI, "one device: 1"),
+        ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "all devices"),
+    ],
+)
+def test_a_cluster_is_found(environment, variables, expected):
+    """Guards against a pod whose processes each train alone, and a node of which one device of eight is used."""
+    environment(variables)
+    found = find_job(None, None, None, 1)
+    assert found is not None
+    if isinstance(expected, JobAddress):
+        assert found == expected
+    else:
+        assert found.local_devices == {"one device: 1": (1,), "all devices": None}[expected]
+
+
+def test_a_cluster_that_does_not_say_enough(environment):
+    """Guards against a traceback out of jax's detection."""
+    environment({**SLURM, "SLURM_PROCID": "two"})
+    with pytest.raises(HostsError, match=r"Slurm is detected, but does not say .*--process_count=1"):
+        find_job(None, None, None, 1)
+
+
+LIMITS = HostsConfig(connect_seconds=0.3, heartbeat_seconds=0.1)
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """Nobody answers."""
+    monkeypatch.setattr(connecting, "_initialize", lambda job, config, outcome: None)
+
+
+def test_the_missing_are_named(tmp_path, never):
+    """Guards against jax's own end of the wait, which names nobody, and against naming the wrong ones."""
+    folder, stop = epath.Path(tmp_path), threading.Event()
+    write_heartbeat(folder, Process(2, 4, "node-2"), "training", 7)  # of the last run
+
+    def start_late() -> None:
+        while not stop.wait(0.02):
+            write_heartbeat(folder, Process(1, 4, "node-1"), "connecting")
+
+    thread = threading.Thread(target=start_late)
+    thread.start()
+    try:
+        with pytest.raises(HostsError) as error:
+            connect(JobAddress("10.0.0.1:80", 4, 0), LIMITS, folder)
+    finally:
+        stop.set()
+        thread.join()
+    assert "Missing: process 2 (last seen on node-2), process 3 (never seen)." in str(error.value)
+    assert "--gin.HostsConfig.connect_seconds" in str(error.value)
+    assert error.value.exit_code == 7
+
+
+def test_all_are_there_and_do_not_reach_each_other(tmp_path, never):
+    """Guards against a closed port that is told as a missing process."""
+    with pytest.raises(HostsError, match=r"all processes have started, but not all reach 10\.0\.0\.1:80"):
+        connect(JobAddress("10.0.0.1:80", 1, 0), LIMITS, epath.Path(tmp_path))
+
+
+def test_what_jax_says_is_passed_on(tmp_path, monkeypatch):
+    """Guards against a port in use that is waited for until the end."""
+
+    def fail(job, config, outcome):
+        outcome.set_exception(RuntimeError("address in use\nand so on"))
+
+    monkeypatch.setattr(connecting, "_initialize", fail)
+    with pytest.raises(HostsError, match=r"process 0 of 2 .* cannot join its job at a:1: address in use$"):
+        connect(JobAddress("a:1", 2, 0), HostsConfig(), epath.Path(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, never):
+    """Guards against a traceback where MODEL_DIR is wrong."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        connect(JobAddress("a:1", 2, 0), LIMITS, epath.Path(tmp_path / "file"))
