@@ -132,7 +132,7 @@ def test_resuming_on_other_hosts(task):
         next(batches)
     state = batches.state()
     assert any(place and place[2] > 0 for place in state["places"]), "a row is in the middle of a record"
-    hosts = [open_document_batches(data, SHAPE, process_index=host, process_count=3, state=state) for host in range(3)]
+    hosts = [open_document_batches(data, SHAPE, rows=(host,), state=state) for host in range(3)]
     for _ in range(20):
         whole, parts = next(batches), [next(host) for host in hosts]
         for name, value in whole.items():
