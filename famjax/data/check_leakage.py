@@ -61,6 +61,8 @@ def _check(steps: int, arguments: Sequence[str]) -> str:
     )
     if found.leaks:
         raise DataError(f"{report}Something of a document reaches another.")
+    if found.is_blind:
+        raise DataError(f"{report}The check is blind: what was replaced changes nothing before a beginning.")
     return f"{report}Nothing leaks.\n"
 
 

@@ -34,8 +34,8 @@ class Findings:
       output_difference: largest change of an activation behind a document's beginning where all tokens and the whole
         state before it are replaced; 0 where nothing leaks.
       gradient: largest gradient, by the carried state, of the activations behind a document's beginning; likewise.
-      control: largest change of an activation before it, by the same replacement: 0 would mean that the check sees
-        nothing.
+      tokens_before: tokens of the batches that lie before a beginning.
+      control: largest change of an activation of theirs, by the same replacement.
       control_gradient: largest gradient, by the carried state, of the activations before it.
     """
 
@@ -45,6 +45,7 @@ class Findings:
     weighted_padding: int = 0
     output_difference: float = 0.0
     gradient: float = 0.0
+    tokens_before: int = 0
     control: float = 0.0
     control_gradient: float = 0.0
 
@@ -52,6 +53,11 @@ class Findings:
     def leaks(self) -> bool:
         """Whether anything of a document reaches another."""
         return bool(self.wrong_inputs or self.weighted_padding or self.output_difference or self.gradient)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the replacement changed nothing where it must."""
+        return self.tokens_before > 0 and not self.control
 
     def __add__(self, other: "Findings") -> "Findings":
         """Counts are added, of differences the largest is kept."""
@@ -62,6 +68,7 @@ class Findings:
             weighted_padding=self.weighted_padding + other.weighted_padding,
             output_difference=max(self.output_difference, other.output_difference),
             gradient=max(self.gradient, other.gradient),
+            tokens_before=self.tokens_before + other.tokens_before,
             control=max(self.control, other.control),
             control_gradient=max(self.control_gradient, other.control_gradient),
         )
@@ -104,17 +111,20 @@ def check_leakage(job: TrainJob, steps: int) -> Findings:
 
 
 def small_model(model: TransformerConfig, vocab_size: int) -> TransformerConfig:
-    """A model with the same memory and positions, and small layers; float32, no dropout."""
+    """A model with the same memory, positions and kinds of layers, which are small; float32, no dropout."""
     return TransformerConfig(
         vocab_size=vocab_size,
         emb_dim=16,
-        num_layers=2,
+        num_layers=max(2, len(model.layer_pattern)),
         num_heads=2,
         num_kv_heads=1,
         head_dim=8,
         mlp_dim=16,
         memory=model.memory,
         rope_base=model.rope_base,
+        layer_pattern=model.layer_pattern,
+        local_window=model.local_window,
+        local_rope_base=model.local_rope_base,
     )
 
 
@@ -184,17 +194,28 @@ class _Checker:
             documents=int(counted.sum()),
             output_difference=float(difference.max(initial=0, where=behind)),
             gradient=gradients[0],
+            tokens_before=int(before.sum()),
             control=float(difference.max(initial=0, where=before)),
             control_gradient=gradients[1],
         )
 
     def _other_stream(self) -> State:
-        """A state in which everything carried is something else."""
+        """A state in which everything carried is something else; rows stand at the start of a block, as before."""
+        stream, size = self._stream, self._config.memory.block_size
 
         def noisy(array: jax.Array) -> jax.Array:
             return array + jnp.asarray(self._random.normal(size=array.shape), array.dtype)
 
-        return dataclasses.replace(self._stream, layers=jax.tree.map(noisy, self._stream.layers))
+        def later(counts: jax.Array) -> jax.Array:
+            return counts + jnp.asarray(size * self._random.integers(1, 9, counts.shape), counts.dtype)
+
+        return dataclasses.replace(
+            stream,
+            layers=jax.tree.map(noisy, stream.layers),
+            num_tokens=later(stream.num_tokens),
+            position_offset=later(stream.position_offset),
+            fam_is_initial=~stream.fam_is_initial,
+        )
 
     def _read_batch(self, arrays: Mapping[str, jax.Array], stream: State) -> Output:
         start = initial_state(self._model, self._params, arrays["tokens"].shape[0], with_cache=False)

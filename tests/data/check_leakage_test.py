@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from famjax.data import check_leakage
@@ -37,7 +38,8 @@ def check(capsys, corpus_dir):
 
 def test_nothing_leaks(check):
     """Guards against a check that finds leaks where there are none, or says so without having seen a beginning."""
-    code, output, errors = check("--steps=16")
+    layers = ("--gin.TransformerConfig.layer_pattern=('local', 'global')", "--gin.TransformerConfig.local_window=8")
+    code, output, errors = check("--steps=16", *layers)
     assert (code, errors) == (0, "")
     first, *_, last = output.splitlines()
     assert last == "Nothing leaks."
@@ -91,14 +93,16 @@ def test_a_first_input_of_the_document_before_is_found(check, monkeypatch):
         class Shifted:
             def __next__(self):
                 batch = next(batches)
-                return {**batch, "tokens": batch["tokens"] + 1, "weights": batch["weights"] + 1}
+                tokens, (rows, blocks) = batch["tokens"].copy(), np.nonzero(batch["begins"])
+                tokens[rows, 16 * blocks] = batch["targets"][rows, 16 * blocks - 1]
+                return {**batch, "tokens": tokens, "weights": batch["weights"] + 1}
 
             close = batches.close
 
         return Shifted()
 
     monkeypatch.setattr(leakage, "open_document_batches", shifted)
-    code, _, errors = check("--steps=3", "--gin.TransformerConfig.vocab_size=300")
+    code, _, errors = check("--steps=3")
     assert code == 3
     assert "first inputs that are not the beginning token: 0" not in errors
     assert "padding that counts in the loss: 0" not in errors
@@ -118,9 +122,11 @@ def test_what_cannot_be_checked_is_told(check):
 
 def test_findings_add_up():
     """Guards against a leak of one batch that the next batch hides."""
-    one = leakage.Findings(documents=1, targets=5, output_difference=0.5, control=1.0)
+    one = leakage.Findings(documents=1, targets=5, output_difference=0.5, tokens_before=9, control=1.0)
     two = leakage.Findings(documents=2, targets=7, gradient=0.25, control=0.5)
     total = one + two
-    assert dataclasses.astuple(total) == (3, 12, 0, 0, 0.5, 0.25, 1.0, 0.0)
+    assert dataclasses.astuple(total) == (3, 12, 0, 0, 0.5, 0.25, 9, 1.0, 0.0)
     assert total.leaks
+    assert not total.is_blind
+    assert leakage.Findings(documents=3, tokens_before=9).is_blind
     assert not leakage.Findings(documents=3, control=1.0).leaks
