@@ -52,7 +52,8 @@ def _require_readable(path: Path, asked_by: str) -> None:
 def _nearest_files(name: str, folders: Sequence[Path]) -> str:
     """Looks in the folder that the name points to and, for famjax's own files, in every folder of them."""
     files = {path.name: str(Path(name).parent / path.name) for folder in folders for path in _listing(folder, name)}
-    files |= {path.name: str(path.relative_to(gin_root())) for path in sorted(gin_root().rglob("*.gin"))}
+    own = [path.relative_to(gin_root()) for path in sorted(gin_root().rglob("*.gin"))]
+    files |= {path.name: str(path) for path in own if path.parts[0] != "t5x"}  # Those are for t5x's main.
     return suggestion(files[match] for match in difflib.get_close_matches(Path(name).name, files, n=2, cutoff=0.75))
 
 
