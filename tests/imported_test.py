@@ -68,6 +68,6 @@ def test_a_memory_for_a_pretrained_checkpoint(tmp_path):
         assert process.returncode == 0, f"{line}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
     cells = [json.loads(line) for line in (tmp_path / "imported/scan/results.jsonl").read_text().splitlines()]
     exact = {(cell["model"], cell["length"]): cell["metrics"]["exact_match"]["value"] for cell in cells}
-    for length in (256, 512, 1024, 2048):
-        assert exact["FAM", length] >= 0.9
+    for length, least in {256: 0.85, 512: 0.85, 1024: 0.85, 2048: 0.75}.items():
+        assert exact["FAM", length] >= least
         assert exact["BSWA", length] <= 0.1
