@@ -36,6 +36,7 @@ def a_step(job, warnings):
     return jax.device_get((state.params, metrics))
 
 
+@pytest.mark.slow  # Alone: among many other programs XLA may miss functions of a loaded one (on CPU).
 def test_a_loaded_step_is_the_step(saved, monkeypatch):
     """Guards against a loaded program that is another, or that is compiled after all."""
     warnings = []
