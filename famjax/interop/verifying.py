@@ -16,6 +16,7 @@ from famjax.models.config import MemoryConfig, TransformerConfig
 from famjax.models.transformer import Transformer, initial_state, logits, read
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import make_mesh
+from famjax.text_table import table
 from famjax.training.program import abstract_params
 from famjax.training.restore import find_checkpoint, load_params, read_model_config
 
@@ -82,7 +83,7 @@ class Report:
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("", "tokens", "largest", "mean", "top-1 same", "loss")]
         rows += [("transformers", _range(self.imported), "", "", "", _loss(self.expected_loss)), _row(self.imported)]
-        lines = _table([*rows, *map(_row, self.moved)])
+        lines = table([*rows, *map(_row, self.moved)])
         verdict = "is" if self.is_equal else "is NOT"
         rounding = f"rounding: {self.limit:.1g} of logits to {self.largest_logit:.3g}"
         memory = self.memory
@@ -142,16 +143,6 @@ def _range(difference: Difference) -> str:
 
 def _loss(loss: float | None) -> str:
     return "" if loss is None else f"{loss:.4f}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(["", f"{row[0]:<{len(first)}}", *others]).rstrip())
-    return lines
 
 
 def verify(

@@ -8,6 +8,7 @@ from famjax.planning.memory import Memory
 from famjax.planning.plan import Layout, Plan, Trial
 from famjax.planning.work import Work
 from famjax.pods.slices import GIB
+from famjax.text_table import table
 
 _ROWS = (
     ("parameters", "parameters"),
@@ -44,15 +45,8 @@ def render_others(plan: Plan) -> str:
     return "".join(f"\n{section}\n" for section in sections)
 
 
-def table(rows: Iterable[Row], *, left: int = 1) -> str:
-    """Columns of the same width, the first `left` to the left and the others to the right, indented."""
-    rows = [list(row) for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-
-    def cell(column: int, text: str) -> str:
-        return text.ljust(widths[column]) if column < left else text.rjust(widths[column])
-
-    return "\n".join("  " + "  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows)
+def _lines(rows: Iterable[Row], left: int = 1) -> str:
+    return "\n".join(table(rows, left=left))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +96,7 @@ def _memory(plan: Plan) -> str:
     rows.append(["total", *(unit.write(memory.total) for memory in memories)])
     rows.append(["available", *(unit.write(memory.available) for memory in memories)])
     rows.append(["", *(_verdict(memory) for memory in memories)])
-    return f"{title}\n{table(rows)}"
+    return f"{title}\n{_lines(rows)}"
 
 
 def _verdict(memory: Memory) -> str:
@@ -116,7 +110,7 @@ def _traffic(program: ProgramPlan, layout: Layout) -> str:
         [traffic.kind, axes_text(traffic.axes, layout.num_slices), unit.write(traffic.bytes), f"{traffic.times:,}"]
         for traffic in program.traffic
     ]
-    return f"What one chip sends: {program.name}\n{table(rows, left=2)}"
+    return f"What one chip sends: {program.name}\n{_lines(rows, left=2)}"
 
 
 def axes_text(axes: Sequence[str], num_slices: int) -> str:
@@ -133,7 +127,7 @@ def _work(work: Work, layout: Layout) -> str:
     ]
     return (
         f"A step: {layout.batch_size:,} x {work.length:,} tokens, {work.flops:.3g} FLOPs; the chips' peak is "
-        f"{work.peak_flops:.3g} FLOP/s\n{table(rows, left=0)}"
+        f"{work.peak_flops:.3g} FLOP/s\n{_lines(rows, left=0)}"
     )
 
 
@@ -150,7 +144,7 @@ def _trials(title: str, trials: Sequence[Trial]) -> str:
         ]
         for trial in trials
     ]
-    return f"{title}\n{table(rows)}"
+    return f"{title}\n{_lines(rows)}"
 
 
 def as_json(plan: Plan) -> dict[str, object]:
