@@ -17,9 +17,11 @@ import dataclasses
 import difflib
 import json
 import os
+import platform
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -65,6 +67,17 @@ def absolute_path(path: str | os.PathLike[str]) -> epath.Path:
 def is_remote(path: epath.Path) -> bool:
     """Whether the path names a bucket ("gs://..."), not a folder of this machine."""
     return "://" in os.fspath(path)
+
+
+def make_writable(folder: epath.Path | Path) -> None:
+    """Makes a folder with its parents, and writes a file to it and removes it; OSError where that fails.
+
+    Processes that share the folder may do so at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".write_probe_{platform.node()}_{os.getpid()}"  # In containers all have the same pid.
+    probe.write_text("famjax")
+    probe.unlink()
 
 
 def step_folders(model_dir: epath.Path) -> list[StepFolder]:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from etils import epath
 
 from famjax.errors import CheckpointError
 from famjax.locking import lock
-from famjax.training.checkpoint_files import absolute_path, is_remote
+from famjax.training.checkpoint_files import absolute_path, is_remote, make_writable
 
 FLAG = "--gin.MODEL_DIR"
 
@@ -46,11 +45,8 @@ def prepare_model_dir(model_dir: str | os.PathLike[str], bytes_needed: int, flag
         one checkpoint needs.
     """
     folder = find_model_dir(model_dir, flag)
-    probe = folder / f".write_probe_{platform.node()}_{os.getpid()}"  # In containers all have the same pid.
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("famjax")
-        probe.unlink()
+        make_writable(folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error.strerror or error}). Set {flag} to another."

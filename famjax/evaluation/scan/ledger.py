@@ -15,7 +15,7 @@ from typing import Any
 from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.evaluation.scan.shards import SETTING, Shard
 from famjax.locking import lock
-from famjax.training.checkpoint_files import absolute_path, is_remote
+from famjax.training.checkpoint_files import absolute_path, is_remote, make_writable
 from famjax.training.writers import named
 
 FOLDER = "ledger"
@@ -98,11 +98,8 @@ def prepare_output_dir(output_dir: str) -> Path:
       CheckpointError: it cannot be written.
     """
     path = output_path(output_dir)
-    probe = path / f".write_probe_{os.uname().nodename}_{os.getpid()}"
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("famjax")
-        probe.unlink()
+        make_writable(path)
     except OSError as error:
         raise _not_writable(path, error) from error
     return path
