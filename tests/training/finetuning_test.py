@@ -289,7 +289,7 @@ def test_adapters_lie_as_their_matrices_do(tmp_path):
     program = make_program(job_of(tmp_path, "run", model=model, mesh=MeshConfig(model_parallelism=4)))
     state: Any = program.abstract_state
     specs = {path: leaf.sharding.spec for path, leaf in flatten_dict(state.params, sep="/").items() if "lora" in path}
-    assert specs["layers/attention/query/lora_a"] == PartitionSpec(None, None, None)
+    assert specs["layers/attention/query/lora_a"] == PartitionSpec(None, "fsdp", None)
     assert specs["layers/attention/query/lora_b"] == PartitionSpec(None, None, "model", None)
     assert specs["layers/mlp/down/lora_a"] == PartitionSpec(None, "model", None)
     moments = {

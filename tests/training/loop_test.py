@@ -37,7 +37,7 @@ class Steps:
         self._kept: list[Any] = []
         steps = self
 
-        def compile_step(program: Program, length: int) -> Callable[[Any, Any], Any]:
+        def compile_step(program: Program, length: int, warn: Callable[[str], None]) -> Callable[[Any, Any], Any]:
             steps.events.append(f"compile {length}")
             return steps.step
 
