@@ -51,10 +51,10 @@ imported: $(READY)
 	$(IMPORTED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow"
 
 slow: $(READY)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m slow
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m slow
 
 parity: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PARITY_PACKAGES)

@@ -21,6 +21,10 @@ from tiny_job import MODEL, make_job
 LORA = LoraConfig(rank=2, alpha=4.0)
 ADAPTED: dict[str, Any] = {"model": dataclasses.replace(MODEL, lora=LORA)}
 MEMORY_ONLY: dict[str, Any] = {"finetuning": Finetuning(memory_only=True)}
+PREFIX_ONLY: dict[str, Any] = {
+    **MEMORY_ONLY,
+    "model": dataclasses.replace(MODEL, memory=dataclasses.replace(MODEL.memory, fam_start="prefix")),
+}
 
 
 def write_base(folder: pathlib.Path, name: str = "base", seed: int = 0) -> str:
@@ -42,7 +46,7 @@ def write_finetuning(folder: pathlib.Path, name: str, base: str, seed: int = 1, 
     def trained(path: jax.tree_util.KeyPath, leaf: jax.Array, is_base: bool) -> jax.Array:
         if is_base:
             return leaf
-        size = 1.0 if path_name(path) == "fam_prompt" else 0.3
+        size = 1.0 if path_name(path).rpartition("/")[2] in ("fam_prompt", "fam_prefix") else 0.3
         return jax.device_put(jnp.asarray(random.normal(size=leaf.shape) * size, leaf.dtype), leaf.sharding)
 
     params = jax.tree_util.tree_map_with_path(trained, start.params, program.of_base)

@@ -69,17 +69,18 @@ def flags(platform, slice_name, **settings):
 
 
 @functools.cache
-def read_run(run):
-    """The run of these arguments."""
+def read_run(run, num_slices=1):
+    """The run of these arguments on so many slices."""
     parsed = parse_arguments(run, list(RUN_MODES))
     mode = RUN_MODES[parsed.run_mode]
-    return read_job(parsed, mode.job_module, mode.job_class)
+    return read_job(parsed, mode.job_module, mode.job_class, num_slices)
 
 
 def rendered(platform, slice_name, run=RUN, **settings):
     """A launch, rendered and not written."""
     values = {"platform": platform, "name": "tiny", "slice": slice_name, **NEEDED[platform], **settings}
-    return render(LaunchConfig(**values), read_run(tuple(run)))
+    config = LaunchConfig(**values)
+    return render(config, read_run(tuple(run), config.num_slices))
 
 
 def run_script(script, seconds=60, **variables):

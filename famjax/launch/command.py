@@ -26,7 +26,8 @@ _USAGE = """\
 famjax launch writes what a platform needs for a run, and submits it.
 
   famjax launch render FLAGS RUN    writes the files and shows the command that would submit them
-  famjax launch submit FLAGS RUN    checks the run as --dry_run does, and the buckets; writes the files; submits
+  famjax launch submit FLAGS RUN    checks the run as --dry_run does, and the buckets (and, with --plan, whether it
+                                    fits); writes the files; submits
 
 RUN is the run itself as `famjax` takes it: --run_mode, --gin_file, --gin.NAME=VALUE. FLAGS say where it runs:
 
@@ -74,8 +75,10 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
         hint = f"{nearest(action, _ACTIONS)} (famjax launch --help)"
         raise ConfigError(f"famjax launch {action}: expected {' or '.join(_ACTIONS)}.{hint}" if action else usage())
     config, parsed = _parse(rest, list(run_modes))
+    if config.plan and action == "render":
+        raise ConfigError("--plan is a check of `submit`; without submitting, plan with famjax --run_mode=plan.")
     mode = run_modes[parsed.run_mode]
-    job = read_job(parsed, mode.job_module, mode.job_class)
+    job = read_job(parsed, mode.job_module, mode.job_class, config.num_slices)
     rendered = render(config, job)
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
@@ -114,7 +117,7 @@ def _flag_help(field: Any) -> str:
         notes.append(", ".join(taken))
     if needed:
         notes.append("required" if needed == taken else f"required for {', '.join(needed)}")
-    elif field.default not in ("", ()):
+    elif field.default not in ("", (), False):
         notes.append(f"default {field.default}")
     text = f"{meaning} [{'; '.join(notes)}]" if notes else meaning
     wrapped = textwrap.wrap(text, width=94)
@@ -143,7 +146,9 @@ def _parse(arguments: Sequence[str], run_modes: Sequence[str]) -> tuple[LaunchCo
 
 
 def _define(values: flags.FlagValues, name: str, hint: Any) -> None:
-    if hint is int:
+    if hint is bool:
+        flags.DEFINE_bool(name, None, "", flag_values=values)
+    elif hint is int:
         flags.DEFINE_integer(name, None, "", flag_values=values)
     elif get_origin(hint) is tuple:
         flags.DEFINE_multi_string(name, None, "", flag_values=values)

@@ -91,6 +91,8 @@ class LaunchConfig:
       time_limit: Slurm's, as 24:00:00 or 2-00:00:00.
       setup: a line of bash before the run, as "source .venv/bin/activate".
       output_dir: files are written to its subfolder NAME.
+      plan: `submit` compiles the training for the slice first, as --run_mode=plan does, and does not submit what does
+        not fit.
     """
 
     platform: Platform = "gke"
@@ -116,6 +118,7 @@ class LaunchConfig:
     time_limit: str = ""
     setup: str = ""
     output_dir: str = "launched"
+    plan: bool = False
 
     def __post_init__(self) -> None:
         require_choice(self, "platform", Platform)

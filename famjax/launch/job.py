@@ -11,6 +11,7 @@ from famjax.configuration.arguments import Arguments
 from famjax.configuration.files import gin_root
 from famjax.configuration.loading import Configuration, load
 from famjax.errors import ConfigError
+from famjax.pods.config import MeshConfig
 
 # Where the user's own gin files are, and where buckets are mounted, in the container of a run.
 GIN_FOLDER = "/etc/famjax/gin"
@@ -23,6 +24,7 @@ STOPPED_CODE = 143
 # Run modes that several hosts share; the others are one process.
 SHARED_MODES = ("train", "eval", "scan")
 
+_NUM_SLICES = "MeshConfig.num_slices"
 _IN_BUCKET = re.compile(r"(?:gs:/|/gcs)/([^/]+)")
 # The fields of a job in which stands where its results go.
 _OUTPUTS = ("model_dir", "output_dir", "output")
@@ -68,21 +70,31 @@ class LaunchedJob:
         return ("famjax", *kept, *([f"--gin_search_paths={GIN_FOLDER}"] if self.gin_files else []))
 
 
-def read_job(parsed: Arguments, job_module: str, job_class: str) -> LaunchedJob:
+def read_job(parsed: Arguments, job_module: str, job_class: str, num_slices: int = 1) -> LaunchedJob:
     """Loads a run's settings, and finds what it needs elsewhere.
 
     Args:
       parsed: the run's flags.
       job_module: where the class of its settings is.
       job_class: its name.
+      num_slices: that the launch joins; the run is told, where its settings leave that open.
 
     Raises:
-      ConfigError: the settings do not load, or a gin file cannot be had elsewhere under the name it is asked for.
+      ConfigError: the settings do not load, a flag is for a run on this machine alone, the run is set up for another
+        number of slices, or a gin file cannot be had elsewhere under the name it is asked for.
     """
-    if parsed.dry_run:
-        raise ConfigError("--dry_run is for this machine: leave out `launch`, or see the files that `render` writes.")
+    _check_flags(parsed)
     cls = getattr(importlib.import_module(job_module), job_class)
     configuration = load(cls, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)
+    mesh = getattr(configuration.job, "mesh", None)
+    if isinstance(mesh, MeshConfig) and mesh.num_slices != num_slices:
+        if mesh.num_slices > 1:
+            raise ConfigError(
+                f"MeshConfig.num_slices = {mesh.num_slices}, and the launch has --num_slices={num_slices}; leave out "
+                "the first, which follows from the second."
+            )
+        parsed = dataclasses.replace(parsed, gin_bindings=(*parsed.gin_bindings, (_NUM_SLICES, str(num_slices))))
+        configuration = load(cls, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)
     names, texts = _files_elsewhere(configuration.bindings.files, parsed.gin_files)
     strings = list(_strings(configuration.job))
     buckets = {match[1]: text for text in strings if (match := _IN_BUCKET.match(text))}
@@ -121,6 +133,14 @@ def check_output(job: LaunchedJob, buckets: tuple[str, ...]) -> None:
             f"{job.output_setting} = {job.output!r}: a scan appends to its files, for which the bucket has to be "
             f"mounted; set it to {mounted!r}."
         )
+
+
+def _check_flags(parsed: Arguments) -> None:
+    if parsed.dry_run:
+        raise ConfigError("--dry_run is for this machine: leave out `launch`, or see the files that `render` writes.")
+    for name in ("coordinator_address", "process_count", "process_index"):
+        if getattr(parsed, name) is not None:
+            raise ConfigError(f"--{name}: the processes of a launched run find each other; leave it out.")
 
 
 def _arguments(parsed: Arguments) -> tuple[str, ...]:

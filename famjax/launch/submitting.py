@@ -11,6 +11,8 @@ from famjax.launch.config import LaunchConfig
 from famjax.launch.job import BUCKETS_FOLDER, LaunchedJob
 from famjax.launch.quoting import on_one_line
 from famjax.launch.rendered import Rendered
+from famjax.planning.config import PlanSettings
+from famjax.planning.running import plan
 
 _CLIENT_PAGES = {
     "kubectl": "https://kubernetes.io/docs/tasks/tools/",
@@ -21,16 +23,22 @@ _CLIENT_PAGES = {
 
 
 def check_before_submitting(config: LaunchConfig, job: LaunchedJob) -> None:
-    """Makes the checks of --dry_run, and asks whether the buckets exist.
+    """Makes the checks of --dry_run, asks whether the buckets exist, and, if asked, prints the plan.
 
     Raises:
-      ConfigError: whatever --dry_run would refuse, or a bucket that does not exist, with the nearest that do.
+      ConfigError: whatever --dry_run would refuse, a bucket that does not exist, with the nearest that do, or a
+        training that does not fit its slice.
       DataError, CheckpointError: a file or a checkpoint that should be on this machine, or in a bucket, cannot be read.
     """
+    if config.plan and job.run_mode != "train":
+        raise ConfigError(f"--plan is for a training, and this is --run_mode={job.run_mode}; leave it out.")
     sys.stdout.write(f"checking the run ... {_checked_configuration(job)}\n")
     sys.stdout.flush()
     if config.bucket:
         sys.stdout.write(f"checking the buckets ... {_checked_buckets(config)}\n")
+        sys.stdout.flush()
+    if config.plan:
+        plan(job.configuration.job, PlanSettings(config.slice, config.num_slices))
 
 
 def submit(rendered: Rendered) -> None:

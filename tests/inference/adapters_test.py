@@ -19,7 +19,7 @@ from famjax.inference.language_model import LanguageModel
 from famjax.pods.config import MeshConfig
 from famjax.training import checkpoint_arrays
 from famjax.training.finetuning_config import Finetuning
-from finetuned import ADAPTED, MEMORY_ONLY, write_base, write_finetuning
+from finetuned import ADAPTED, MEMORY_ONLY, PREFIX_ONLY, write_base, write_finetuning
 
 ONE_DEVICE = MeshConfig(num_devices=1)
 TEXT = "A text of some blocks, each of them eight tokens long."
@@ -28,13 +28,14 @@ ROUNDED = {"finetuning": Finetuning(memory_only=True, base_dtype="bfloat16")}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base; LoRA, two memories and one over a rounded base as finetunings of it; another base with a memory."""
+    """A base and its finetunings: LoRA, two prompts, one over a rounded base, a prefix; another base with a memory."""
     folder = tmp_path_factory.mktemp("adapters")
     base = write_base(folder)
     write_finetuning(folder, "lora", base, **ADAPTED)
     for seed, name in enumerate(("first", "second"), start=2):
         write_finetuning(folder, name, base, seed, **MEMORY_ONLY)
     write_finetuning(folder, "rounded", base, 4, **ROUNDED)
+    write_finetuning(folder, "prefix", base, 6, **PREFIX_ONLY)
     write_finetuning(folder, "elsewhere", write_base(folder, "other", seed=5), **MEMORY_ONLY)
     return folder
 
@@ -64,7 +65,7 @@ def assert_same_params(left, right):
         np.testing.assert_array_equal(leaf, second[path], err_msg=path)
 
 
-@pytest.mark.parametrize("name", ["lora", "first", "rounded"])
+@pytest.mark.parametrize("name", ["lora", "first", "rounded", "prefix"])
 def test_putting_on_equals_opening(folder, base, name, monkeypatch):
     """Guards against a base that differs after the swap, that is read again, or an adapter of another checkpoint."""
     anew = opened(folder, name)
@@ -79,8 +80,9 @@ def test_putting_on_equals_opening(folder, base, name, monkeypatch):
     np.testing.assert_array_equal(scores(swapped), scores(anew))
     assert np.abs(scores(swapped) - scores(base)).max() > 1e-3
     paths = {path for part in read for path in flatten_dict(part["params"], sep="/")}
-    assert "fam_prompt" in paths
-    assert not [path for path in paths if "lora" not in path and path != "fam_prompt"]
+    memory = "layers/fam_prefix" if name == "prefix" else "fam_prompt"
+    assert memory in paths
+    assert not [path for path in paths if "lora" not in path and path != memory]
     if name != "rounded":
         assert swapped.params["embedding"]["table"] is base.params["embedding"]["table"]
 

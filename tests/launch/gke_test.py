@@ -93,7 +93,8 @@ def test_jobset(name, num_slices):
     longest = f"{'a' * 40}-{replicated['name']}-{num_slices - 1}-{job['completions'] - 1}-abcde"
     assert len(longest) <= 63
     assert container["command"] == ["famjax"]
-    assert container["args"] == ["--run_mode=train", *RUN]
+    told = [f"--gin.MeshConfig.num_slices={num_slices}"] if num_slices > 1 else []
+    assert container["args"] == ["--run_mode=train", *RUN, *told]
 
 
 def test_capacity_buckets_and_environment():

@@ -106,6 +106,17 @@ def test_a_part_of_a_scan_runs_on_one_host(platform, slice_name, settings, messa
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("platform", ["gke", "tpu_vm", "xpk"])
+def test_the_run_knows_its_slices(platform):
+    """Hosts of two slices start, and the run refuses its devices since it was set up for one slice."""
+    told = "--gin.MeshConfig.num_slices=2"
+    several = rendered(platform, "v5e-16", num_slices=2)
+    assert told in "".join([*several.files.values(), *several.command])
+    assert told not in "".join(rendered(platform, "v5e-16").files.values())
+    same = rendered(platform, "v5e-16", (*RUN, "--gin.NUM_SLICES=2"), num_slices=2)
+    assert told not in "".join(same.files.values())
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -114,6 +125,9 @@ def test_a_part_of_a_scan_runs_on_one_host(platform, slice_name, settings, messa
         ("--num_slices=two", "--num_slices"),
         ("--capacity=cheap", "should be one of <on_demand|spot|reserved>"),
         ("--dry_run", "--dry_run is for this machine"),
+        ("--process_index=1", "--process_index: the processes of a launched run find each other"),
+        ("--plan", "--plan is a check of `submit`"),
+        ("--gin.NUM_SLICES=2", "MeshConfig.num_slices = 2, and the launch has --num_slices=1"),
         ("--gin.BATCHSIZE=2", "Did you mean BATCH_SIZE?"),
     ],
 )

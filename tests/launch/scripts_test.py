@@ -74,7 +74,12 @@ def test_xpk(name):
         "--env": "A=b c",
         "--command": flags["--command"],
     }
-    assert shlex.split(flags["--command"]) == ["famjax", "--run_mode=train", *MOUNTED]
+    assert shlex.split(flags["--command"]) == [
+        "famjax",
+        "--run_mode=train",
+        *MOUNTED,
+        "--gin.MeshConfig.num_slices=2",
+    ]
     (line,) = [line for line in launch.files["workload.sh"].replace("\\\n", " ").splitlines() if line[:3] == "xpk"]
     assert tuple(shlex.split(line)) == launch.command
 

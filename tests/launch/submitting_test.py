@@ -76,6 +76,25 @@ def test_a_file_in_a_mounted_bucket_is_not_looked_for_here(capsys, clients):
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_a_plan_before_the_submission(capsys, clients):
+    """A training that cannot fit waits for its slice, and then fails."""
+    small = "--gin.TransformerConfig.vocab_size=260"
+    outcome = submit(capsys, "slurm", "--plan", small)
+    assert outcome.code == 0, outcome.stderr
+    assert "Plan for h100-8: 8 chips, 1 host" in outcome.stdout
+    assert outcome.stdout.index("Plan for") < outcome.stdout.index("$ sbatch")
+    outcome = submit(capsys, "slurm", "--plan", small, "--gin.BATCH_SIZE=8000000")
+    assert outcome.code == 2
+    assert "GiB of each of the 8 chips" in outcome.stderr
+    assert len(clients.calls("sbatch")) == 1
+    outcome = submit(capsys, "slurm", "--plan", run=SCAN)
+    assert (outcome.code, outcome.stderr) == (
+        2,
+        "--plan is for a training, and this is --run_mode=scan; leave it out.\n",
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_bucket_that_does_not_exist(capsys, clients):
     """A misspelled bucket is found out by the run, when it first saves."""
     clients.add("gcloud", (1, ""), (0, "my-rums\nother\n"))
