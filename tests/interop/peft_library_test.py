@@ -8,11 +8,14 @@ from hf_models import logits_of as transformers_logits
 from hf_models import make_model, save_model
 from imported import FULL, logits_of
 
+from famjax.interop.exporting import export_checkpoint
 from famjax.interop.importing import import_checkpoint
 from famjax.interop.peft import export_adapter
 from famjax.models.config import MemoryConfig
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import make_mesh
+from famjax.training.merge import merge
+from famjax.training.merge_config import MergeJob
 from famjax.training.program import abstract_params
 from famjax.training.restore import load_params, read_model_config
 from finetuned import LORA, write_finetuning
@@ -29,7 +32,7 @@ TRANSFORMERS = Tolerance(0.0, 2e-4)
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_peft_computes_the_same(name, tmp_path):
-    """Guards against names that peft ignores, and against a scale or a layout that it takes otherwise."""
+    """Guards against names that peft ignores, a scale or a layout that it takes otherwise, and a merge that differs."""
     model = make_model(name, seed=3)
     save_model(name, model, tmp_path / "hf")
     import_checkpoint(tmp_path / "hf", tmp_path / "base", FULL)
@@ -42,6 +45,12 @@ def test_peft_computes_the_same(name, tmp_path):
     adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapters")).eval()
     expected = transformers_logits(adapted, tokens)
     assert np.abs(expected - before).max() > 0.01
+
+    export_checkpoint(merge(MergeJob(job.model_dir, str(tmp_path / "merged"))), tmp_path / "whole")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", dtype=torch.float32, attn_implementation="eager"
+    )
+    assert_close(transformers_logits(merged.eval(), tokens), expected, TRANSFORMERS)
 
     one = MeshConfig(num_devices=1)
     whole = dataclasses.replace(config, memory=FULL)
