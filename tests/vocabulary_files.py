@@ -59,6 +59,26 @@ def train_tokenizer(
     return str(path)
 
 
+IMAGE = "<image>"
+
+
+def add_image_token(path: str) -> int:
+    """Adds `IMAGE` behind the other tokens of a chat tokenizer, as Gemma 3 has it, and returns its id."""
+    if path.endswith(".json"):
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(path)
+        tokenizer.add_special_tokens([IMAGE])
+        tokenizer.save(path)
+        return int(tokenizer.token_to_id(IMAGE))
+    beside = Path(path).parent / "tokenizer_config.json"
+    config = json.loads(beside.read_text())
+    added = config["added_tokens_decoder"]
+    number = max(map(int, added)) + 1
+    beside.write_text(json.dumps({**config, "added_tokens_decoder": {**added, number: {"content": IMAGE}}}))
+    return number
+
+
 # Chat templates in the manner of two families, and the special tokens that they write.
 CHATML = """\
 {%- for message in messages %}

@@ -73,5 +73,6 @@ def check_vocabulary(model: TransformerConfig, vocab_size: int) -> None:
     if model.vocab_size < vocab_size:
         raise ConfigError(
             f"TransformerConfig.vocab_size = {model.vocab_size} is smaller than the task's vocabulary of {vocab_size} "
-            f"tokens; set --gin.TransformerConfig.vocab_size={vocab_size} or more."
+            f"tokens; set --gin.TransformerConfig.vocab_size={vocab_size} or more. Added tokens that an imported model "
+            f"lacks are left out of a tokenizer's vocabulary by its table_size = {model.vocab_size}."
         )

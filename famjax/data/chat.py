@@ -3,13 +3,15 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from famjax.data.chat_template import ChatTemplate, Message, Rendered
 from famjax.data.marked import Marked
+from famjax.data.tokenizer_files import TokenizerFiles
+from famjax.errors import DataError
 
 # What to do about a vocabulary without one.
 NO_TEMPLATE = (
@@ -51,6 +53,36 @@ class Chat:
     def conversation(self, messages: Sequence[Message], now: dt.datetime | None) -> Marked:
         """Tokens of a whole conversation; marked: the assistant's turns. See `ChatTemplate.conversation`."""
         return self.encode(self.template.conversation(messages, now))
+
+
+def open_chat(
+    files: TokenizerFiles,
+    special: Mapping[str, str],
+    written: Iterable[str],
+    left_out: Sequence[str],
+    encode: Callable[[Rendered], Marked],
+) -> Chat | None:
+    """The chat template of a tokenizer; None: it has none.
+
+    Args:
+      files: what lies beside the tokenizer.
+      special: texts of special tokens by their names.
+      written: texts of all special tokens.
+      left_out: texts of tokens that the vocabulary lacks.
+      encode: see `Chat`.
+
+    Raises:
+      DataError: a mistake in the template, or it writes a token that is left out.
+    """
+    if files.chat_template is None:
+        return None
+    template = ChatTemplate(files.chat_template, files.template_path, special, tuple(written))
+    for text in filter(template.may_write, left_out):
+        raise DataError(
+            f"{files.template_path}: the chat template writes {text!r}, which is beyond the model's embedding table "
+            "(table_size) and cannot be left out; take the token out of the template."
+        )
+    return Chat(template, encode)
 
 
 def mark_by_places(

@@ -127,6 +127,16 @@ class ChatTemplate:
             return None
         return max((token for token in self._end_tokens if token and text.startswith(token)), key=len, default=None)
 
+    def may_write(self, token: str) -> bool:
+        """Whether a token stands in the source, or in a short conversation: a source may put it together."""
+        if token in self.source:
+            return True
+        messages = [{"role": role, "content": "?"} for role in ("user", "assistant", "user")]
+        try:
+            return token in self.prompt(messages, dt.datetime.now())
+        except BadRecordError:
+            return False
+
     def conversation(self, messages: Sequence[Message], now: dt.datetime | None) -> Rendered:
         """The text of a whole conversation, and what the assistant wrote in it.
 

@@ -24,10 +24,16 @@ class SentencePieceVocabulary:
     Attributes:
       path: its .model file.
       chat_template: a file with a chat template (Jinja), in place of the one beside it.
+      table_size: rows of the embedding table of a model that lacks the last added tokens: those with ids from there on
+        are left out, and text that spells them is ordinary text; None: all tokens are kept.
     """
 
     path: str
     chat_template: str | None = None
+    table_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "table_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,8 @@ class HuggingFaceVocabulary:
         id 0).
       chat_template: a file with a chat template (Jinja), in place of the one beside it (chat_template.jinja, or in
         tokenizer_config.json).
+      table_size: rows of the embedding table of a model that lacks the last added tokens: those with ids from there on
+        are left out, and text that spells them is ordinary text; None: all tokens are kept.
     """
 
     path: str
@@ -48,6 +56,10 @@ class HuggingFaceVocabulary:
     bos_token: str | None = None
     eos_token: str | None = None
     chat_template: str | None = None
+    table_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "table_size")
 
 
 VocabularyConfig = ByteVocabulary | SentencePieceVocabulary | HuggingFaceVocabulary

@@ -5,15 +5,16 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.chat import Chat, mark_by_beginnings, mark_by_places
-from famjax.data.chat_template import ChatTemplate, Rendered
+from famjax.data.added_tokens import tokens_beyond, without_tokens
+from famjax.data.chat import Chat, mark_by_beginnings, mark_by_places, open_chat
+from famjax.data.chat_template import Rendered
 from famjax.data.config import ByteVocabulary, HuggingFaceVocabulary, SentencePieceVocabulary, VocabularyConfig
 from famjax.data.marked import Marked
 from famjax.data.tokenizer_files import TokenizerFiles, read_tokenizer_files
@@ -21,6 +22,7 @@ from famjax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import seqio
+    import tokenizers
 
 Ids = Sequence[int] | NDArray[np.integer]
 
@@ -103,13 +105,16 @@ class SentencePiece:
     """A SentencePiece model, through the sentencepiece library, with the tokens that were added to it.
 
     Added tokens and the model's control tokens ("<s>") are found in a rendered conversation, and nowhere else.
+
+    Attributes:
+      left_out: texts of added tokens that `table_size` leaves out, by id.
     """
 
     def __init__(self, config: SentencePieceVocabulary) -> None:
         """Reads the model and what lies beside it.
 
         Raises:
-          DataError: a file that is missing or none of its kind.
+          DataError: a file that is missing or none of its kind, or a token that cannot be left out.
         """
         import sentencepiece
 
@@ -123,14 +128,18 @@ class SentencePiece:
         if not self._num_pieces:
             raise DataError(f"{path}: an empty SentencePiece model (SentencePieceVocabulary.path).")
         files = read_tokenizer_files(Path(path).parent, config.chat_template)
+        names = "pad_token", "bos_token", "eos_token"
+        own = self._processor.pad_id(), self._processor.bos_id(), self._processor.eos_id()
+        texts = {name: self._processor.IdToPiece(i) for name, i in zip(names, own, strict=True) if i >= 0}
+        texts |= files.special
         # What is a piece of the model already is no added token, but may be a special one.
-        self._added = {text: added for text, added in files.added.items() if added.id >= self._num_pieces}
+        ids = {text: added.id for text, added in files.added.items() if added.id >= self._num_pieces}
+        self.left_out = tokens_beyond(config, self._num_pieces, ids, texts)
+        self._added = {text: files.added[text] for text in ids if text not in self.left_out}
         self._added_texts = {added.id: "" if added.special else text for text, added in self._added.items()}
         self.vocab_size: int = max([self._num_pieces, *(added.id + 1 for added in self._added.values())])
-        own = self._processor.pad_id(), self._processor.bos_id(), self._processor.eos_id()
         pad_id, bos_id, self.eos_id = (
-            self._special(name, files, own_id)
-            for name, own_id in zip(("pad_token", "bos_token", "eos_token"), own, strict=True)
+            self._special(name, files, own_id) for name, own_id in zip(names, own, strict=True)
         )
         self.pad_id = 0 if pad_id is None else pad_id
         self.bos_id = self.pad_id if bos_id is None else bos_id
@@ -141,9 +150,7 @@ class SentencePiece:
         control = {self._processor.IdToPiece(i): i for i in pieces if self._processor.IsControl(i)}
         self._written = {**control, **{text: added.id for text, added in self._added.items()}}
         self._control = {*control.values(), self.pad_id, self.bos_id, self.eos_id}
-        names = dict(zip(("pad_token", "bos_token", "eos_token"), own, strict=True))
-        texts = {name: self._processor.IdToPiece(i) for name, i in names.items() if i >= 0} | dict(files.special)
-        self.chat = _open_chat(files, texts, self._written, self._encode_rendered)
+        self.chat = open_chat(files, texts, self._written, self.left_out, self._encode_rendered)
         self.fingerprint = _fingerprint(model, self._added, files)
 
     def _special(self, name: str, files: TokenizerFiles, own_id: int) -> int | None:
@@ -212,40 +219,42 @@ class SentencePiece:
 
 
 class HuggingFace:
-    """A tokenizer.json, through the tokenizers library."""
+    """A tokenizer.json, through the tokenizers library.
+
+    Attributes:
+      left_out: texts of added tokens that `table_size` leaves out, by id.
+    """
 
     def __init__(self, config: HuggingFaceVocabulary) -> None:
         """Reads the tokenizer and what lies beside it.
 
         Raises:
-          DataError: a file that is missing or none of its kind.
+          DataError: a file that is missing or none of its kind, or a token that cannot be left out.
           ConfigError: a token that the settings name is not in it.
         """
-        import tokenizers
-
         raw = _read(config.path, "HuggingFaceVocabulary.path")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(raw)
-        except Exception as error:  # the library raises nothing narrower
-            raise DataError(f"{config.path}: no tokenizer.json (HuggingFaceVocabulary.path): {error}") from error
-        # A file may have been saved with them on: documents would be cut, or padded, at some length.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _parse_tokenizer(raw, config.path)
         self._config = config
         files = read_tokenizer_files(Path(config.path).parent, config.chat_template)
+        named = {name: getattr(config, name) for name in ("pad_token", "bos_token", "eos_token")}
+        texts = dict(files.special) | {name: text for name, text in named.items() if text is not None}
+        model = json.loads(raw)["model"]
+        unknown = model.get("unk_token")
+        ids = {each.content: i for i, each in self._tokenizer.get_added_tokens_decoder().items()}
+        ordinary = (i for text, i in self._tokenizer.get_vocab(with_added_tokens=False).items() if text not in ids)
+        self.left_out = tokens_beyond(config, max(ordinary, default=-1) + 1, ids, {"unk_token": unknown, **texts})
+        if self.left_out:
+            raw = without_tokens(raw, self.left_out)
+            self._tokenizer = _parse_tokenizer(raw, config.path)
         self.vocab_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.pad_id = self._special("pad_token", files) or 0
         bos_id = self._special("bos_token", files)
         self.bos_id = self.pad_id if bos_id is None else bos_id
         self.eos_id = self._special("eos_token", files)
-        model = json.loads(raw)["model"]
-        unknown = model.get("unk_token")
         self.unk_id = model.get("unk_id") if unknown is None else self._tokenizer.token_to_id(unknown)
         added = self._tokenizer.get_added_tokens_decoder().items()
-        named = {name: getattr(config, name) for name in ("pad_token", "bos_token", "eos_token")}
-        texts = dict(files.special) | {name: text for name, text in named.items() if text is not None}
         written = [each.content for _, each in added if each.special or each.content in texts.values()]
-        self.chat = _open_chat(files, texts, written, self._encode_rendered)
+        self.chat = open_chat(files, texts, written, self.left_out, self._encode_rendered)
         self.fingerprint = _fingerprint(raw, (self.pad_id, self.bos_id, self.eos_id), files)
 
     def _special(self, name: str, files: TokenizerFiles) -> int | None:
@@ -308,20 +317,18 @@ def _read(path: str, setting: str) -> bytes:
         raise DataError(f"{path}: cannot be read ({setting}): {error.strerror}") from error
 
 
-def _open_chat(
-    files: TokenizerFiles, special: Mapping[str, str], written: Iterable[str], encode: Callable[[Rendered], Marked]
-) -> Chat | None:
-    """The chat template of a tokenizer; None: it has none.
+def _parse_tokenizer(raw: bytes, path: str) -> "tokenizers.Tokenizer":
+    """The tokenizer that a tokenizer.json holds."""
+    import tokenizers
 
-    Args:
-      files: what lies beside the tokenizer.
-      special: texts of special tokens by their names.
-      written: texts of all special tokens.
-      encode: see `Chat`.
-    """
-    if files.chat_template is None:
-        return None
-    return Chat(ChatTemplate(files.chat_template, files.template_path, special, tuple(written)), encode)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(raw)
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path}: no tokenizer.json (HuggingFaceVocabulary.path): {error}") from error
+    # A file may have been saved with them on: documents would be cut, or padded, at some length.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _fingerprint(model: bytes, special: Any, files: TokenizerFiles) -> str:

@@ -10,6 +10,7 @@ from famjax.inference.config import MemoryOverrides, SamplingConfig
 
 _WHERE = "--model_args"
 _SPECIAL_TOKENS = ("pad_token", "bos_token", "eos_token")
+_OF_FILES = ("chat_template", "table_size")
 _DRAWING = ("temperature", "top_k", "top_p")
 # Settings of other decoders, at the values that ask for nothing.
 _NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0}
@@ -25,6 +26,7 @@ class HarnessModelArgs:
       vocabulary: "bytes", or the path of a SentencePiece .model or of a tokenizer.json.
       pad_token, bos_token, eos_token: special tokens of a tokenizer.json, as written there.
       chat_template: a file with a chat template, in place of the one beside the vocabulary.
+      table_size: leaves out a tokenizer's added tokens with ids from there on; None: all tokens are kept.
       block_size: tokens in a block; None: as the model was trained.
       num_segments: past blocks that stay as keys and values; None: as the model was trained.
       with_fam: False reads without feedback memory.
@@ -40,6 +42,7 @@ class HarnessModelArgs:
     bos_token: str | None = None
     eos_token: str | None = None
     chat_template: str | None = None
+    table_size: int | None = None
     block_size: int | None = None
     num_segments: int | None = None
     with_fam: bool = True
@@ -61,15 +64,15 @@ class HarnessModelArgs:
         """
         if self.vocabulary.endswith(".json"):
             return HuggingFaceVocabulary(
-                self.vocabulary, self.pad_token, self.bos_token, self.eos_token, self.chat_template
+                self.vocabulary, self.pad_token, self.bos_token, self.eos_token, self.chat_template, self.table_size
             )
         if given := [name for name in _SPECIAL_TOKENS if getattr(self, name) is not None]:
             raise ConfigError(f"{_WHERE} {given[0]}=... is for a vocabulary=.../tokenizer.json only.")
         if self.vocabulary.endswith(".model"):
-            return SentencePieceVocabulary(self.vocabulary, self.chat_template)
+            return SentencePieceVocabulary(self.vocabulary, self.chat_template, self.table_size)
         if self.vocabulary == "bytes":
-            if self.chat_template is not None:
-                raise ConfigError(f"{_WHERE} chat_template=... is for a .model or a tokenizer.json, not for bytes.")
+            if given := [name for name in _OF_FILES if getattr(self, name) is not None]:
+                raise ConfigError(f"{_WHERE} {given[0]}=... is for a .model or a tokenizer.json, not for bytes.")
             return ByteVocabulary()
         raise ConfigError(
             f"{_WHERE} vocabulary={self.vocabulary}; allowed: bytes, or the path of a .model (SentencePiece) or of a "
@@ -105,7 +108,7 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         if isinstance(value, bool):
             return value
         raise ConfigError(f"{_WHERE} {name}={value}; allowed: True, False.")
-    lowest = 1 if name in ("batch_size", "block_size", "chunk_blocks") else 0
+    lowest = 1 if name in ("batch_size", "block_size", "chunk_blocks", "table_size") else 0
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
     if type(number) is not int or number < lowest:
         raise ConfigError(f"{_WHERE} {name}={value}; allowed: a whole number, {lowest} or more.")

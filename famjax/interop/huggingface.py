@@ -24,10 +24,10 @@ from famjax.interop.command_line import (
 )
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
-from famjax.interop.importing import import_checkpoint
-from famjax.interop.tokenizer import FileVocabulary
+from famjax.interop.importing import Imported, import_checkpoint
 from famjax.interop.verifying import tokens_of, verify
 from famjax.interop.writing import MODEL_FILE, shown
+from famjax.training.checkpoint_files import shortened
 from famjax.training.restore import read_model_config
 
 
@@ -46,18 +46,25 @@ def _import(flags: argparse.Namespace) -> None:
     ignored = f", not needed: {shown(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
-        f"{ignored}.\n{_vocabulary_line(made.vocabulary, flags.output)}"
+        f"{ignored}.\n{_vocabulary_lines(made, flags.output)}"
         f"To train: --gin_file=runs/finetune.gin --gin_file=memory/fam.gin --gin_file={flags.output / MODEL_FILE} "
         f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" ...\n"
     )
 
 
-def _vocabulary_line(vocabulary: FileVocabulary | None, output: Path) -> str:
+def _vocabulary_lines(made: Imported, output: Path) -> str:
+    vocabulary = made.vocabulary
     if vocabulary is None:
         return "Vocabulary: unknown, as there is no tokenizer; a job reads bytes unless it sets VOCABULARY.\n"
     name = type(vocabulary).__name__
     flags = f'--gin.VOCABULARY="@{name}()" --gin.{name}.path="\'{vocabulary.path}\'"'
-    return f"Vocabulary: that of its tokenizer; {output / MODEL_FILE} sets it, and other jobs take {flags}.\n"
+    if vocabulary.table_size is not None:
+        flags += f" --gin.{name}.table_size={vocabulary.table_size}"
+    lines = f"Vocabulary: that of its tokenizer; {output / MODEL_FILE} sets it, and other jobs take {flags}.\n"
+    if not made.left_out:
+        return lines
+    texts = shortened([repr(text) for text in made.left_out])
+    return f"{lines}Left out of it, as the model's embedding table has {made.config.vocab_size} rows: {texts}.\n"
 
 
 def _export(flags: argparse.Namespace) -> None:

@@ -37,6 +37,7 @@ class Imported:
       num_bytes: of them.
       ignored: names of tensors that are not needed.
       vocabulary: the tokenizer's, beside the checkpoint; None where the folder has no tokenizer.
+      left_out: texts of the tokenizer's added tokens that the vocabulary leaves out: the model has no rows for them.
     """
 
     family: Family
@@ -46,6 +47,7 @@ class Imported:
     num_bytes: int
     ignored: tuple[str, ...]
     vocabulary: FileVocabulary | None
+    left_out: tuple[str, ...]
 
 
 def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress: Progress | None = None) -> Imported:
@@ -61,7 +63,7 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     Raises:
       CheckpointError: an unknown architecture, a feature that would change the numbers, a missing, extra or mis-shaped
         tensor, a file that is cut short, or an output that is in use.
-      DataError: the tokenizer cannot be read.
+      DataError: the tokenizer cannot be read, or has more tokens than the model, and not only added ones.
     """
     if output.resolve() == source.resolve():
         raise CheckpointError(f"--output={output} is the folder that is imported; give another one.")
@@ -78,7 +80,7 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
     origin = {"imported_from": str(source.absolute()), "family": family.name}
-    tokenizer = read_tokenizer(source)
+    tokenizer = read_tokenizer(source, config.vocab_size)
     checkpoint = write_checkpoint(
         output,
         config,
@@ -89,9 +91,17 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
         tokenizer=tokenizer,
         progress=progress,
     )
-    vocabulary = None if tokenizer is None else tokenizer.copied_to(output)
     num_bytes = sum(tensors[name].num_bytes for name in slots)
-    return Imported(family, config, checkpoint, len(slots), num_bytes, (*ignored, *left_out), vocabulary)
+    return Imported(
+        family,
+        config,
+        checkpoint,
+        num_tensors=len(slots),
+        num_bytes=num_bytes,
+        ignored=(*ignored, *left_out),
+        vocabulary=None if tokenizer is None else tokenizer.copied_to(output),
+        left_out=() if tokenizer is None else tokenizer.left_out,
+    )
 
 
 def _text_tensors(

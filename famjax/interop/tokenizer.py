@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from famjax.data.config import HuggingFaceVocabulary, SentencePieceVocabulary
-from famjax.data.vocabularies import make_vocabulary
+from famjax.data.vocabularies import HuggingFace, SentencePiece
 from famjax.errors import CheckpointError
 
 HUGGING_FACE, SENTENCE_PIECE = "tokenizer.json", "tokenizer.model"
@@ -33,22 +33,28 @@ class Tokenizer:
       files: all that belong to it.
       vocabulary: by which a job reads them.
       fingerprint: of the vocabulary.
+      left_out: texts of the added tokens that the vocabulary leaves out.
     """
 
     files: tuple[Path, ...]
     vocabulary: FileVocabulary
     fingerprint: str
+    left_out: tuple[str, ...]
 
     def copied_to(self, folder: Path) -> FileVocabulary:
         """The vocabulary of the same files in another folder."""
         return dataclasses.replace(self.vocabulary, path=str(folder.absolute() / Path(self.vocabulary.path).name))
 
 
-def read_tokenizer(folder: Path) -> Tokenizer | None:
+def read_tokenizer(folder: Path, table_size: int) -> Tokenizer | None:
     """The tokenizer in a folder: tokenizer.json, or else tokenizer.model; None: it has neither.
 
+    Args:
+      folder: of the checkpoint.
+      table_size: rows of its embedding table [V]; added tokens beyond it are left out of the vocabulary.
+
     Raises:
-      DataError: it cannot be read.
+      DataError: it cannot be read, or other tokens than added ones lie beyond the table.
     """
     vocabulary: FileVocabulary
     if (folder / HUGGING_FACE).is_file():
@@ -57,7 +63,15 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
         vocabulary = SentencePieceVocabulary(str(folder.absolute() / SENTENCE_PIECE))
     else:
         return None
-    return Tokenizer(tuple(tokenizer_files(folder)), vocabulary, make_vocabulary(vocabulary).fingerprint)
+    opened = _open(vocabulary)
+    if opened.vocab_size > table_size:
+        vocabulary = dataclasses.replace(vocabulary, table_size=table_size)
+        opened = _open(vocabulary)
+    return Tokenizer(tuple(tokenizer_files(folder)), vocabulary, opened.fingerprint, opened.left_out)
+
+
+def _open(vocabulary: FileVocabulary) -> HuggingFace | SentencePiece:
+    return HuggingFace(vocabulary) if isinstance(vocabulary, HuggingFaceVocabulary) else SentencePiece(vocabulary)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -321,7 +321,8 @@ def require_vocabulary(checkpoint: files.StepFolder, fingerprint: str, than: str
     beside = [checkpoint.path.parent / name for name in _SETTINGS_FILES]
     place = next((file for file in beside if file.exists()), beside[0])
     raise ConfigError(
-        f"{checkpoint.path} was trained with another vocabulary{than}; set --gin.VOCABULARY and its path as in {place}"
+        f"{checkpoint.path} was trained with another vocabulary{than}; "
+        f"set --gin.VOCABULARY and its settings as in {place}"
         + (", or give that file behind the other --gin_file." if place != beside[0] else ".")
     )
 

@@ -25,6 +25,7 @@ def test_every_argument():
             "vocabulary": "a/tokenizer.json",
             "eos_token": "</s>",
             "chat_template": "b.jinja",
+            "table_size": "300",
             "block_size": 64,
             "num_segments": 0,
         }
@@ -32,7 +33,7 @@ def test_every_argument():
     )
     assert args.checkpoint == "460", "a folder may be named as a number is"
     assert args.vocabulary_config == HuggingFaceVocabulary(
-        "a/tokenizer.json", eos_token="</s>", chat_template="b.jinja"
+        "a/tokenizer.json", eos_token="</s>", chat_template="b.jinja", table_size=300
     )
     assert args.memory == MemoryOverrides(64, 0, with_fam=False)
     assert (args.batch_size, args.chunk_blocks, args.seed) == (8, 2, 3)
@@ -40,8 +41,8 @@ def test_every_argument():
 
 def test_sentencepiece():
     """Guards against a .model read as another kind."""
-    args = parse_model_args({"checkpoint": "run", "vocabulary": "a.model", "chat_template": "b.jinja"})
-    assert args.vocabulary_config == SentencePieceVocabulary("a.model", "b.jinja")
+    args = parse_model_args({"checkpoint": "run", "vocabulary": "a.model", "chat_template": "b.jinja", "table_size": 9})
+    assert args.vocabulary_config == SentencePieceVocabulary("a.model", "b.jinja", table_size=9)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,8 @@ def test_sentencepiece():
         ({"device": "cuda:0"}, "JAX chooses the device"),
         ({"vocabulary": "gpt2"}, "vocabulary=gpt2; allowed: bytes, or the path"),
         ({"chat_template": "a.jinja"}, "chat_template=... is for a .model or a tokenizer.json, not for bytes"),
+        ({"table_size": 300}, "table_size=... is for a .model or a tokenizer.json, not for bytes"),
+        ({"table_size": 0}, "table_size=0; allowed: a whole number, 1 or more"),
         ({"bos_token": "<s>"}, "bos_token=.* is for a vocabulary=.*tokenizer.json only"),
     ],
 )

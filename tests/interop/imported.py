@@ -33,16 +33,18 @@ def copy_of(name: str, folder: pathlib.Path) -> pathlib.Path:
     return copied
 
 
-def with_more_tokens(folder: pathlib.Path) -> pathlib.Path:
-    """The llama fixture with 400 ids."""
+def with_more_tokens(folder: pathlib.Path, num_ids: int = 400) -> pathlib.Path:
+    """The llama fixture with more ids."""
     folder = copy_of("llama", folder)
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         file = folder / index[name]
         table = load_file(file)
-        save_file({**table, name: np.tile(table[name], (10, 1))}, file, metadata={"format": "pt"})
+        save_file(
+            {**table, name: np.resize(table[name], (num_ids, table[name].shape[1]))}, file, metadata={"format": "pt"}
+        )
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 400}))
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": num_ids}))
     return folder
 
 

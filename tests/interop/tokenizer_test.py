@@ -1,5 +1,6 @@
 """The tokenizer of an import becomes the vocabulary of what is done with it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from famjax.models.config import MemoryConfig
 from famjax.pods.config import MeshConfig
 from famjax.training.config import TrainJob
 from famjax.training.loop import train as train_run
-from vocabulary_files import train_chat_sentencepiece, train_chat_tokenizer
+from vocabulary_files import IMAGE, add_image_token, train_chat_sentencepiece, train_chat_tokenizer
 
 SMALL = MemoryConfig(block_size=BLOCK, num_segments=1, fam_length=0)
 
@@ -71,4 +72,37 @@ def test_a_tokenizer_that_cannot_be_read(tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match=r"tokenizer.json: no tokenizer.json"):
         import_checkpoint(folder, tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("train", "kind", "file"), TOKENIZERS.values(), ids=TOKENIZERS)
+def test_added_tokens_beyond_the_table(train, kind, file, tmp_path, capsys):
+    """Guards against an import that no job can use, as the model has no rows for its tokenizer's last tokens."""
+    tokenizer, output, back = tmp_path / "tokenizer", tmp_path / "out", tmp_path / "back"
+    tokenizer.mkdir()
+    train(tokenizer)
+    size = add_image_token(str(tokenizer / file))
+    source = with_more_tokens(tmp_path, size)
+    shutil.copytree(tokenizer, source, dirs_exist_ok=True)
+    assert huggingface.main(["import", f"--source={source}", f"--output={output}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"--gin.{kind.__name__}.path=\"'{output / file}'\" --gin.{kind.__name__}.table_size={size}" in printed
+    assert f"Left out of it, as the model's embedding table has {size} rows: '{IMAGE}'." in printed
+    vocabulary = kind(str(output / file), table_size=size)
+    assert f"{kind.__name__}.table_size = {size}\n" in (output / "model.gin").read_text()
+    model = LanguageModel.open(output, vocabulary=vocabulary, mesh=MeshConfig(num_devices=1))
+    assert model.vocabulary.vocab_size == model.config.vocab_size == size
+    with pytest.raises(ConfigError, match=r"trained with another vocabulary .*table_size=None.*; set --gin.VOCABULARY"):
+        LanguageModel.open(output, vocabulary=kind(str(output / file)))
+    assert huggingface.main(["export", f"--checkpoint={output}", f"--output={back}", f"--like={source}"]) == 0
+    for path in tokenizer.iterdir():
+        assert (back / path.name).read_bytes() == path.read_bytes()
+
+
+def test_ordinary_tokens_beyond_the_table(tmp_path, capsys):
+    """Guards against a checkpoint with another model's tokenizer, which is found out when a job is started."""
+    source = with_more_tokens(tmp_path, 300)
+    train_chat_tokenizer(source, "chatml")
+    assert huggingface.main(["import", f"--source={source}", f"--output={tmp_path / 'out'}"]) != 0
+    assert "its ordinary tokens have ids up to 333, beyond the 300 rows of the model's" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
