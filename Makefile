@@ -1,11 +1,12 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
-#   make demo     trains FAM and BSWA on this machine, scans what each remembers, and writes a report
-#   make imported pretrains a small decoder, exports and imports it, gives it a memory with LoRA, and scans that
-#   make test     the fast tests
-#   make parity   installs torch (for the CPU) and transformers, and compares pretrained families with them
-#   make lint     format, lint and types, as CI runs them
-#   make wheel    dist/famjax-*.whl
-#   make lock     writes requirements.lock anew from setup.cfg
+#   make demo       trains FAM and BSWA on this machine, scans what each remembers, and writes a report
+#   make imported   pretrains a small decoder, exports and imports it, gives it a memory with LoRA, and scans that
+#   make test       the fast tests
+#   make test-pods  tests of several processes and of sharding
+#   make parity     installs torch (for the CPU) and transformers, and compares pretrained families with them
+#   make lint       format, lint and types, as CI runs them
+#   make wheel      dist/famjax-*.whl
+#   make lock       writes requirements.lock anew from setup.cfg
 # PYTHON=python3.12 make ... chooses the interpreter.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PARITY_PACKAGES ?= torch==2.13.0 transformers peft
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo imported test slow parity lint wheel lock clean
+.PHONY: help demo imported test test-pods slow parity lint wheel lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,7 +52,10 @@ imported: $(READY)
 	$(IMPORTED)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow and not pods"
+
+test-pods: $(READY)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "pods and not slow"
 
 slow: $(READY)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m slow

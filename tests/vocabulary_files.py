@@ -70,7 +70,7 @@ def add_image_token(path: str) -> int:
         tokenizer = Tokenizer.from_file(path)
         tokenizer.add_special_tokens([IMAGE])
         tokenizer.save(path)
-        return int(tokenizer.token_to_id(IMAGE))
+        return int(tokenizer.get_vocab_size()) - 1
     beside = Path(path).parent / "tokenizer_config.json"
     config = json.loads(beside.read_text())
     added = config["added_tokens_decoder"]

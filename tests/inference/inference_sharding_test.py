@@ -15,6 +15,8 @@ from small import BLOCK
 from tiny_language_model import make_model, random_ids
 from tolerances import FLOAT32, assert_close
 
+pytestmark = pytest.mark.pods
+
 ROWS = 8
 MODELS = {
     "fam": {"num_kv_heads": 1, "layer_pattern": ("local", "global"), "local_window": 3},

@@ -28,6 +28,8 @@ from famjax.training.step import Metrics, train_step
 from tiny_job import MODEL
 from tolerances import FLOAT32, FLOAT32_GRADIENT, Tolerance, assert_close
 
+pytestmark = pytest.mark.pods
+
 BATCH, LENGTH = 48, 11
 LOCAL = {"layer_pattern": ("local", "global"), "local_window": 3}
 MODELS: dict[str, dict[str, Any]] = {

@@ -195,6 +195,7 @@ def metrics_of(job: TrainJob) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(job.model_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.pods
 def test_a_run_goes_on_on_other_devices(tmp_path, monkeypatch):
     """Guards against tokens or a state that a resume forgets, changes, or deals to other rows on other devices."""
     logging, recorded = LoggingConfig(period=1, diagnostics_period=None), record_tokens(monkeypatch)

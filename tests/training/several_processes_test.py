@@ -24,6 +24,8 @@ from process_pair import Pair
 from tolerances import FLOAT32_GRADIENT, assert_close
 from train_states import assert_identical
 
+pytestmark = pytest.mark.pods
+
 CLOCK = {"time", *Rates.__dataclass_fields__}
 # What one process, and then two, have written.
 Runs = Path
