@@ -37,7 +37,8 @@ def _directions(base: Change) -> Iterator[Sequence[Change]]:
     cut = lean if whole_fsdp else with_mesh(lean, None, job.mesh.model_parallelism)
     yield [with_microbatches(cut, job.num_microbatches * part) for part in _doublings(batches)]
     yield [with_batch(cut, job.data.batch_size // part) for part in _doublings(job.data.batch_size)]
-    yield [_leanest(lean, job.mesh.model_parallelism * part) for part in (2, 4, 8)]
+    models = [job.mesh.model_parallelism * part for part in (2, 4, 8)]
+    yield [_leanest(lean, model) for model in models if model <= base.tpu.chips]
     yield [on_slice(cut, tpu) for tpu in _larger(base.tpu)]
     yield [on_slice(cut, tpu) for tpu in _with_more_memory(base.tpu)]
 
@@ -62,7 +63,7 @@ def _larger(tpu: TpuSlice) -> list[TpuSlice]:
             cores = tpu.chips * factor * tpu.generation.cores_per_chip
             found.append(parse_slice(f"{tpu.generation.name}-{cores}"))
         except ConfigError:
-            break
+            continue
     return found
 
 

@@ -19,8 +19,8 @@ V5E = parse_slice("v5e-16")
 class Pretended(Trials):
     """Trials that a rule decides, and that remember what was asked."""
 
-    def __init__(self, job, fits, most=100):
-        super().__init__(Change("", job, V5E, 1), job.step_length, most, lambda message: None)
+    def __init__(self, job, fits, most=100, tpu=V5E):
+        super().__init__(Change("", job, tpu, 1), job.step_length, most, lambda message: None)
         self.fits, self.asked = fits, []
 
     def estimate(self, change):
@@ -58,6 +58,18 @@ def test_a_larger_slice_and_more_memory_are_remedies():
     """Guards against no word of the slice, where the parameters alone are too many."""
     trials = Pretended(lean(), lambda change: change.tpu.hbm_bytes > 2 * V5E.hbm_bytes)
     assert [trial.flags for trial in find_remedies(trials)] == ["--slice=v5e-64", "--slice=v5p-32"]
+
+
+@pytest.mark.parametrize("name", ["v5e-1", "v5e-4", "v5e-8"])
+def test_a_slice_of_few_chips_has_remedies(name):
+    """Guards against a stack trace for model parallelism over more chips than there are, and against gaps in sizes.
+
+    There is no v5e-2, but a v5e-4 and a v5e-8.
+    """
+    trials = Pretended(lean(), lambda change: change.tpu.chips > 2 * parse_slice(name).chips, tpu=parse_slice(name))
+    larger = f"--slice=v5e-{4 * parse_slice(name).chips}"
+    assert larger in {trial.flags for trial in find_remedies(trials)}
+    assert all(change.job.mesh.model_parallelism <= change.tpu.chips for change in trials.asked)
 
 
 def test_the_flags_of_a_remedy_say_everything():
