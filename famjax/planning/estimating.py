@@ -64,7 +64,7 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
     return Plan(
         layout=layout_of(program, gpus, 1, {"jax": jax.__version__, "jaxlib": jaxlib.__version__}),
         programs=(ProgramPlan(f"train step, T = {length:,}", memory, (), 0.0),),
-        work=work_of(job, length, gpus.peak_flops),
+        work=work_of(job, length, gpus.peak_flops, program.trained),
         estimated=True,
     )
 

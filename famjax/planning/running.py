@@ -93,7 +93,7 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.in
     return Plan(
         layout=layout_of(program, here.tpu, here.num_slices, versions),
         programs=(step.plan, *(each.plan for each in inference)),
-        work=work_of(here.job, lengths[0], here.num_slices * here.tpu.peak_flops),
+        work=work_of(here.job, lengths[0], here.num_slices * here.tpu.peak_flops, program.trained),
     )
 
 

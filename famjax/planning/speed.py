@@ -1,6 +1,6 @@
 """How fast a train step may be: a rough estimate, to order settings that fit."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from famjax.planning.compiling import Traffic
 from famjax.pods.slices import TpuSlice
@@ -13,13 +13,20 @@ _EFFICIENCY = 0.5
 _UNKNOWN_DCN = 3e9
 
 
-def tokens_per_second(job: TrainJob, length: int, tpu: TpuSlice, num_slices: int, traffic: Sequence[Traffic]) -> float:
+def tokens_per_second(
+    job: TrainJob,
+    length: int,
+    tpu: TpuSlice,
+    num_slices: int,
+    traffic: Sequence[Traffic],
+    trained: Collection[str] | None = None,
+) -> float:
     """Tokens a second of all chips: arithmetic at half of the peak, then traffic at the networks' full speed.
 
     The arithmetic includes what the backward pass computes again. Arithmetic and traffic are added, though they overlap
-    in part; between settings of one job that errs on the side of less traffic.
+    in part; between settings of one job that errs on the side of less traffic. `trained`: see `train_step_flops`.
     """
-    computed = train_step_flops(job.model, job.data.batch_size, length) + recomputed_flops(job, length)
+    computed = train_step_flops(job.model, job.data.batch_size, length, trained) + recomputed_flops(job, length)
     arithmetic = computed / (num_slices * tpu.peak_flops * _EFFICIENCY)
     between = sum(each.bytes for each in traffic if num_slices > 1 and "data" in each.axes)
     within = sum(each.bytes for each in traffic) - between

@@ -92,7 +92,9 @@ class Trials:
         plan = compile_train_step(program, self.length, change.tpu).plan
         speed = None
         if plan.memory.fits:
-            speed = tokens_per_second(change.job, self.length, change.tpu, change.num_slices, plan.traffic)
+            speed = tokens_per_second(
+                change.job, self.length, change.tpu, change.num_slices, plan.traffic, program.trained
+            )
         return Trial(change.flags, plan.memory.total, plan.memory.available, plan.memory.fits, speed)
 
 

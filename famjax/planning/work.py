@@ -1,6 +1,7 @@
 """What a train step computes, and what that takes in time: by the formulas of `famjax.training.flops`."""
 
 import dataclasses
+from collections.abc import Collection
 
 from famjax.training.config import TrainJob
 from famjax.training.flops import train_step_flops
@@ -47,10 +48,17 @@ class Work:
     times: tuple[StepTime, ...]
 
 
-def work_of(job: TrainJob, length: int, peak_flops: float) -> Work:
-    """Counts a step of batches [B, length] on chips that make `peak_flops` a second together."""
+def work_of(job: TrainJob, length: int, peak_flops: float, trained: Collection[str]) -> Work:
+    """Counts a step of batches [B, length] on chips that make `peak_flops` a second together.
+
+    Args:
+      job: the training.
+      length: tokens of a row [T].
+      peak_flops: of all chips.
+      trained: paths of the parameters that are trained (`Program.trained`): a frozen matrix has no gradient.
+    """
     tokens = job.data.batch_size * length
-    flops = train_step_flops(job.model, job.data.batch_size, length)
+    flops = train_step_flops(job.model, job.data.batch_size, length, trained)
 
     def at(utilization: float) -> StepTime:
         seconds = flops / (utilization * peak_flops)

@@ -5,9 +5,12 @@ import dataclasses
 import pytest
 
 from famjax.errors import ConfigError
+from famjax.models.lora_config import LoraConfig
 from famjax.planning.config import PlanSettings
 from famjax.planning.running import make_plan
 from famjax.pods.config import MeshConfig
+from famjax.training.config import RestoreConfig
+from famjax.training.flops import forward_flops
 from planned import JOB
 
 
@@ -38,6 +41,18 @@ def test_what_saves_memory_does():
     assert parts.temporaries < rich.temporaries
     assert parts.gradients == 2 * rich.gradients
     assert memory_of(mesh=MeshConfig()).parameters > 3 * rich.parameters
+
+
+def test_a_frozen_base_has_no_gradients():
+    """Guards against a step of LoRA whose time is that of training everything."""
+    model = dataclasses.replace(JOB.model, lora=LoraConfig(rank=2))
+    job = dataclasses.replace(JOB, model=model, restore=RestoreConfig("base"))
+    plan = make_plan(job, PlanSettings(slice="h100-4"))
+    assert plan.layout.trained < plan.layout.parameters / 10
+    forward = forward_flops(job.model, job.data.batch_size, job.step_length).total
+    assert 2 * forward < plan.work.flops < 2.9 * forward
+    everything = make_plan(JOB, PlanSettings(slice="h100-4")).work
+    assert everything.flops == 3 * forward_flops(JOB.model, JOB.data.batch_size, JOB.step_length).total
 
 
 def test_flags_that_need_a_compiler_are_refused():
