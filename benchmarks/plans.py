@@ -21,6 +21,7 @@ import jax
 
 from famjax.configuration.loading import load
 from famjax.planning.compiling import ProgramPlan, compile_train_step
+from famjax.planning.page import axes_text
 from famjax.planning.topology import require_libtpu, slice_devices
 from famjax.planning.work import work_of
 from famjax.pods.slices import GIB, parse_slice
@@ -91,7 +92,7 @@ def plan_line(
         "settings": list(settings),
         "memory": {**dataclasses.asdict(memory), "total": memory.total},
         "fits": memory.fits,
-        **sent_bytes(plan, num_slices),
+        **sent_bytes(plan),
         "step_seconds_at_40": work.times[2].seconds,
         "parameters_total": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.abstract_state.params)),
         "compile_seconds": round(plan.seconds, 1),
@@ -134,13 +135,13 @@ def make_job(model: str, batch: int, num_slices: int, *, lora: bool, settings: S
     return job
 
 
-def sent_bytes(plan: ProgramPlan, num_slices: int) -> dict[str, Any]:
+def sent_bytes(plan: ProgramPlan) -> dict[str, Any]:
     """What a chip sends in a step: within its slice, between slices, and by kind and mesh axes."""
-    between = [each for each in plan.traffic if num_slices > 1 and "data" in each.axes]
+    between = [each for each in plan.traffic if each.between_slices]
     return {
         "ici_bytes": sum(each.bytes for each in plan.traffic) - sum(each.bytes for each in between),
         "dcn_bytes": sum(each.bytes for each in between),
-        "traffic": {f"{each.kind} {' x '.join(each.axes)}": each.bytes for each in plan.traffic},
+        "traffic": {f"{each.kind} {axes_text(each)}": each.bytes for each in plan.traffic},
     }
 
 

@@ -23,19 +23,21 @@ CHUNK_BLOCKS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one chip sends in a call, by collectives of one kind along the same mesh axes.
+    """What one chip sends in a call, by collectives of one kind along the same mesh axes, over the same network.
 
     Attributes:
       kind: all-gather, reduce-scatter and so on.
       axes: mesh axes that they cross.
       bytes: that a chip sends (`famjax.pods.collectives`).
       times: how often such a collective runs.
+      between_slices: over the network between slices (DCN); otherwise over a slice's own (ICI).
     """
 
     kind: str
     axes: tuple[str, ...]
     bytes: int
     times: int
+    between_slices: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +153,10 @@ def _compile(name: str, lower: Callable[[], jax.stages.Lowered], arrays: Arrays,
 
 
 def _traffic(text: str, mesh: Mesh) -> tuple[Traffic, ...]:
-    sums: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
+    sums: dict[tuple[str, tuple[str, ...], bool], tuple[int, int]] = {}
     for each in collectives_of(text, mesh):
-        sent, times = sums.get((each.kind, each.axes), (0, 0))
-        sums[each.kind, each.axes] = sent + each.bytes, times + each.times
-    found = (Traffic(kind, axes, sent, times) for (kind, axes), (sent, times) in sums.items())
+        key = each.kind, each.axes, each.between_slices
+        sent, times = sums.get(key, (0, 0))
+        sums[key] = sent + each.bytes, times + each.times
+    found = (Traffic(kind, axes, *sum_, between_slices) for (kind, axes, between_slices), sum_ in sums.items())
     return tuple(sorted(found, key=lambda traffic: -traffic.bytes))

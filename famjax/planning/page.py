@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from famjax.planning.compiling import ProgramPlan
+from famjax.planning.compiling import ProgramPlan, Traffic
 from famjax.planning.memory import Memory
 from famjax.planning.plan import Layout, Plan, Trial
 from famjax.planning.work import Work
@@ -26,7 +26,7 @@ Row = Sequence[str]
 def render(plan: Plan) -> str:
     """The page: memory, traffic and work."""
     sections = [_head(plan.layout), _memory(plan)]
-    sections += [_traffic(program, plan.layout) for program in plan.programs if program.traffic]
+    sections += [_traffic(program) for program in plan.programs if program.traffic]
     sections.append(_work(plan.work, plan.layout))
     return "\n\n".join(sections) + "\n"
 
@@ -103,20 +103,19 @@ def _verdict(memory: Memory) -> str:
     return f"fits ({memory.total / memory.available:.0%})" if memory.fits else "DOES NOT FIT"
 
 
-def _traffic(program: ProgramPlan, layout: Layout) -> str:
+def _traffic(program: ProgramPlan) -> str:
     unit = unit_for(max(traffic.bytes for traffic in program.traffic))
     rows: list[Row] = [["", "along", unit.name, "times"]]
     rows += [
-        [traffic.kind, axes_text(traffic.axes, layout.num_slices), unit.write(traffic.bytes), f"{traffic.times:,}"]
+        [traffic.kind, axes_text(traffic), unit.write(traffic.bytes), f"{traffic.times:,}"]
         for traffic in program.traffic
     ]
     return f"What one chip sends: {program.name}\n{_lines(rows, left=2)}"
 
 
-def axes_text(axes: Sequence[str], num_slices: int) -> str:
-    """Mesh axes, and by which network: between slices only the data axis goes."""
-    crosses = num_slices > 1 and "data" in axes
-    return " x ".join(axes) + (" (DCN)" if crosses else "")
+def axes_text(traffic: Traffic) -> str:
+    """Mesh axes, and the network between slices where it goes over that."""
+    return " x ".join(traffic.axes) + (" (DCN)" if traffic.between_slices else "")
 
 
 def _work(work: Work, layout: Layout) -> str:

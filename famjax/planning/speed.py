@@ -28,7 +28,7 @@ def tokens_per_second(
     """
     computed = train_step_flops(job.model, job.data.batch_size, length, trained) + recomputed_flops(job, length)
     arithmetic = computed / (num_slices * tpu.peak_flops * _EFFICIENCY)
-    between = sum(each.bytes for each in traffic if num_slices > 1 and "data" in each.axes)
+    between = sum(each.bytes for each in traffic if each.between_slices)
     within = sum(each.bytes for each in traffic) - between
     generation = tpu.generation
     moving = within / generation.ici_bytes_per_second + between / (generation.dcn_bytes_per_second or _UNKNOWN_DCN)

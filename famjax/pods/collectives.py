@@ -56,6 +56,7 @@ class Collective:
       times: how often it runs: the product of the turns of the loops around it. A loop whose number of turns is not in
         the program (decoding until the answer ends) counts as one.
       name: of the instruction.
+      between_slices: whether it goes over the network between TPU slices, and not over that within one.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Collective:
     operand_bytes: int
     times: int
     name: str
+    between_slices: bool = False
 
     @property
     def bytes_once(self) -> int:
@@ -206,7 +208,10 @@ def _walk(computations: _Computations, name: str, times: int, mesh: Mesh) -> Ite
 def _between_slices(
     instruction: _Instruction, transfer: str, shapes: Mapping[str, str], times: int, mesh: Mesh
 ) -> Collective:
-    """The part of a collective that goes from slice to slice, which only the first axis of a mesh does."""
+    """The part of a collective that goes from slice to slice, which only the first axis of a mesh does.
+
+    The rest of it, within a slice, is a collective of its own, whose groups number one slice's devices.
+    """
     kind = transfer.lower().replace("_", "-")
     return Collective(
         kind=kind if kind in KINDS else "collective-permute",
@@ -215,6 +220,7 @@ def _between_slices(
         operand_bytes=_operand_bytes(instruction, shapes),
         times=times,
         name=instruction.name,
+        between_slices=True,
     )
 
 

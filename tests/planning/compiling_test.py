@@ -83,10 +83,17 @@ def test_too_large_a_step_is_divided_too():
 
 @needs_libtpu
 def test_two_slices_are_joined_over_data():
-    """Guards against a plan whose traffic between slices is that of a single one."""
-    compiled, program = train_step_for("v5e-4", mesh=MeshConfig(fsdp_parallelism=None, num_slices=2))
-    assert dict(program.mesh.shape) == {"data": 2, "fsdp": 4, "model": 1}
-    assert {axis for traffic in compiled.plan.traffic for axis in traffic.axes} == {"data", "fsdp"}
+    """Guards against a plan whose traffic between slices is that of a single one, or that within each of them."""
+    compiled, program = train_step_for("v5e-4", mesh=MeshConfig(fsdp_parallelism=2, num_slices=2))
+    assert dict(program.mesh.shape) == {"data": 4, "fsdp": 2, "model": 1}
+    traffic = compiled.plan.traffic
+    assert {axis for each in traffic for axis in each.axes} == {"data", "fsdp"}
+    assert {(each.kind, each.axes) for each in traffic if each.between_slices} == {("all-reduce", ("data",))}
+    (between,) = [each.bytes for each in traffic if each.between_slices]
+    within = sum(each.bytes for each in traffic if not each.between_slices and each.axes == ("data",))
+    # Gradients are summed over a slice's two copies into parts, these over the slices, and the parts gathered again.
+    assert between < 0.7 * within
+    assert within > 0
 
 
 @needs_libtpu

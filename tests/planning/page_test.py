@@ -38,7 +38,11 @@ MEMORY = Memory(
 STEP = ProgramPlan(
     "train step, T = 8,704",
     MEMORY,
-    (Traffic("all-gather", ("fsdp",), 3 * GIB, 36), Traffic("all-reduce", ("data",), GIB, 2)),
+    (
+        Traffic("all-gather", ("fsdp",), 3 * GIB, 36),
+        Traffic("all-reduce", ("data",), 2 * GIB, 3),
+        Traffic("all-reduce", ("data",), GIB, 2, between_slices=True),
+    ),
     80.0,
 )
 WORK = Work(8704, 128 * 8704, 8 * 10**15, 12.6e15, 50_000, (StepTime(0.4, 1.5873, 701_890.0, 22.05),))
@@ -64,6 +68,7 @@ HBM of one chip, GiB
 What one chip sends: train step, T = 8,704
               along        GiB  times
   all-gather  fsdp        3.00     36
+  all-reduce  data        2.00      3
   all-reduce  data (DCN)  1.00      2
 
 A step: 128 x 8,704 tokens, 8e+15 FLOPs; the chips' peak is 1.26e+16 FLOP/s
@@ -106,5 +111,6 @@ def test_the_json_says_the_same():
     value = json.loads(json.dumps(as_json(PLAN)))
     assert value["fits"] is True
     assert value["programs"][0]["memory"]["total"] == MEMORY.total
-    assert value["programs"][0]["traffic"][1] == {"kind": "all-reduce", "axes": ["data"], "bytes": GIB, "times": 2}
+    between = {"kind": "all-reduce", "axes": ["data"], "bytes": GIB, "times": 2, "between_slices": True}
+    assert value["programs"][0]["traffic"][2] == between
     assert value["work"]["times"][0]["utilization"] == 0.4

@@ -156,6 +156,8 @@ def test_what_goes_between_slices(mesh):
 """
     (found,) = collectives_of(sends, mesh)
     assert (found.kind, found.axes, found.operand_bytes) == ("all-reduce", ("data",), 4 * 5 * 8 * 128)
+    assert found.between_slices
+    assert not any(each.between_slices for each in collectives_of(PROGRAM, mesh))
 
 
 def test_bytes():
