@@ -247,13 +247,15 @@ class Watch:
         with self._ending:
             if self._closed.is_set():
                 return
-            if code == HostsError.exit_code:
-                message += f"\n  The stacks of all threads: {self._write_stacks(message)}"
-            self._tell_of_failure(code, message.splitlines()[0])
-            sys.stderr.write(f"{self._process}: {message}\n")
-            sys.stderr.flush()
-            self._closed.set()
-            self._exit(code)
+            try:
+                if code == HostsError.exit_code:
+                    message += f"\n  The stacks of all threads: {self._write_stacks(message)}"
+                self._tell_of_failure(code, message.splitlines()[0])
+                sys.stderr.write(f"{self._process}: {message}\n")
+                sys.stderr.flush()
+            finally:  # Whatever else fails, a full disk or a closed terminal: nobody is left who would end it.
+                self._closed.set()
+                self._exit(code)
 
     def _tell_of_failure(self, code: int, message: str) -> None:
         """Tells the others, in so far as they can be reached; process 0 stays until they know."""

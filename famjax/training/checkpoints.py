@@ -179,7 +179,7 @@ class Checkpointer:
 
         Raises:
           CheckpointError: the checkpoint is of another model or another kind of train state (named setting by setting),
-            or all checkpoints are damaged (each is named).
+            all checkpoints are damaged (each is named), or some processes of the job cannot read what others can.
         """
         self.wait()
         causes: list[str] = []
@@ -259,6 +259,17 @@ class Checkpointer:
         if not all_agree(cause is None):
             return None, cause or "found damaged by process 0"
         self._require_same(folder, abstract_state)
+        restored, cause = self._read(folder, abstract_state)
+        # What one host alone cannot read is whole; no process may go on from another checkpoint than the others.
+        if not all_agree(restored is not None) and restored is not None:
+            raise CheckpointError(
+                f"{folder.path} is read by process {jax.process_index()}, but not by every process of the job. The "
+                "same command tries it again."
+            )
+        return restored, cause or ""
+
+    def _read(self, folder: files.StepFolder, abstract_state: State) -> tuple[Restored | None, str | None]:
+        """What this process reads of a checkpoint, or None and why it cannot."""
         try:
             state = self._manager.restore(
                 folder.step,
@@ -269,7 +280,7 @@ class Checkpointer:
             raise  # The devices (out of memory), not the files.
         except Exception as error:  # noqa: BLE001  (orbax and tensorstore raise bare Exception for unreadable files)
             return None, _one_line(error)
-        return Restored(folder.step, _with_empty(state, abstract_state), data_state, read_reference(folder)), ""
+        return Restored(folder.step, _with_empty(state, abstract_state), data_state, read_reference(folder)), None
 
     def _require_same(self, folder: files.StepFolder, abstract_state: State) -> None:
         """Raises CheckpointError where the checkpoint is whole but of another model or another kind of train state."""

@@ -63,25 +63,40 @@ def test_a_heartbeat_says_where_the_process_is(tmp_path, ended):
 @pytest.mark.parametrize("limit", ["step_seconds", "phase_seconds"])
 def test_a_hang_ends_the_process(tmp_path, ended, capsys, limit):
     """Guards against a job that hangs for ever, and against a long compilation that is taken for a hanging step."""
-    config = dataclasses.replace(FAST, **{limit: 0.2})
+    config = dataclasses.replace(FAST, **{limit: 0.6})
     with Watch(config, epath.Path(tmp_path), StopSignal(), exit_process=ended) as watch:
         with watch.doing(TRAINING if limit == "phase_seconds" else "compiling"):
-            time.sleep(0.5)
+            time.sleep(0.8)
         assert not ended.codes, "another limit"
         with watch.doing(TRAINING if limit == "step_seconds" else "compiling"):
             for step in range(8):
-                time.sleep(0.05)
+                time.sleep(0.1)
                 watch.step_finished(step)
             assert not ended.codes, "every step begins the time anew"
             assert ended.wait()
     assert ended.codes == [7]
     message = capsys.readouterr().err
-    assert "for 0.2 s" in message
+    assert "for 0.6 s" in message
     assert f"--gin.HostsConfig.{limit}" in message
     assert "after step 7" in message
     stacks = (tmp_path / "hosts" / "process_0.stacks.txt").read_text()
     assert str(tmp_path) in message
     assert "test_a_hang_ends_the_process" in stacks, "the main thread's"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("broken", ["tempfile.TemporaryFile", "sys.stderr.write"])
+def test_a_hang_ends_the_process_whatever_else_fails(tmp_path, ended, monkeypatch, broken):
+    """Guards against a thread that dies of a full disk, or of a terminal that is gone, before it ends the process."""
+
+    def fail(*arguments, **settings):
+        raise OSError(28, "No space left on device")
+
+    module, _, name = broken.rpartition(".")
+    monkeypatch.setattr({"tempfile": watching.tempfile, "sys.stderr": watching.sys.stderr}[module], name, fail)
+    with Watch(dataclasses.replace(FAST, phase_seconds=0.2), epath.Path(tmp_path), StopSignal(), exit_process=ended):
+        assert ended.wait()
+    assert ended.codes == [7]
 
 
 class Others:
@@ -175,12 +190,13 @@ def test_the_end_waits_for_all(tmp_path, ended, others):
 @pytest.mark.parametrize(
     ("error", "told"), [(DataError("line 3"), (3, "line 3")), (ValueError("gloo"), None), (KeyError(), None)]
 )
-def test_an_error_is_told(tmp_path, ended, others, error, told):
+def test_an_error_is_told(tmp_path, ended, others, monkeypatch, error, told):
     """Guards against others who wait for a process that has failed.
 
     The death of another process is an error in this one: it waits to hear of it, and ends with that message.
     """
     others.beats = told is not None
+    monkeypatch.setattr(watching, "_LINGER_SECONDS", 0.5)  # A busy machine's threads are late.
     with pytest.raises(type(error)), Watch(FAST, epath.Path(tmp_path), StopSignal(), exit_process=ended):
         raise error
     if told is not None:

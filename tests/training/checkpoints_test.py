@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from famjax.errors import CheckpointError, ConfigError
-from famjax.training import checkpoint_files
+from famjax.training import checkpoint_files, checkpoints
 from famjax.training.checkpoints import Checkpointer, LatestAndBest
 from famjax.training.config import CheckpointConfig
 from train_states import MODEL, abstract, assert_identical, make_state, put
@@ -233,6 +233,23 @@ def test_all_damaged(tmp_path):
         checkpointer.restore(abstract(make_state()))
     assert error.value.exit_code == 4
     assert {"checkpoint_1", "checkpoint_2"} <= set(_folder_names(tmp_path))
+
+
+def test_no_process_goes_on_from_another_checkpoint_than_the_others(tmp_path, monkeypatch):
+    """A host that cannot read the latest checkpoint goes on from the one before, and the others from the latest."""
+    _save_steps(tmp_path, 1, 2)
+    verdicts = []
+
+    def one_other_cannot_read(verdict):
+        verdicts.append(verdict)
+        return verdict and len(verdicts) != 2  # The first is on checksums.
+
+    with _open_checkpointer(tmp_path) as checkpointer:
+        monkeypatch.setattr(checkpoints, "all_agree", one_other_cannot_read)
+        with pytest.raises(CheckpointError, match=r"checkpoint_2 is read by process 0, but not by every process"):
+            checkpointer.restore(abstract(make_state()))
+    assert verdicts == [True, True]
+    assert _folder_names(tmp_path) == ["checkpoint_1", "checkpoint_2"]
 
 
 def test_another_model_is_refused_with_the_differing_settings(tmp_path):
