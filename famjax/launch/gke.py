@@ -1,8 +1,13 @@
 """Google Kubernetes Engine: a JobSet for a run on whole slices, an Indexed Job for a scan in parts."""
 
+import hashlib
+import json
+import re
+
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig
-from famjax.launch.job import BUCKETS_FOLDER, GIN_FOLDER, LaunchedJob, check_output
+from famjax.launch.job import BUCKETS_FOLDER, GIN_FOLDER, WHOLE_SCAN, LaunchedJob, check_output
+from famjax.launch.quoting import on_one_line
 from famjax.launch.rendered import Rendered, headline
 from famjax.launch.templating import fill
 
@@ -27,10 +32,10 @@ def render_gke(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         "config": config,
         "slice": config.tpu,
         "headline": headline(config, job),
-        # Kubernetes itself replaces $(NAME).
-        "arguments": [argument.replace("$(", "$$(") for argument in job.remote_command[1:]],
-        "variables": [(name, value.replace("$(", "$$(")) for name, value in _variables(config, job)],
+        "arguments": [_literal(argument) for argument in job.remote_command[1:]],
+        "variables": [(name, _literal(value)) for name, value in _variables(config, job)],
         "gin_files": job.gin_files,
+        "config_map": _config_map(config, job),
         "mounted": job.mounted,
         "gin_folder": GIN_FOLDER,
         "buckets_folder": BUCKETS_FOLDER,
@@ -43,17 +48,30 @@ def render_gke(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         files={name: manifest},
         command=("kubectl", *context, "create", f"--filename={path}"),
         next_steps=(
-            ("state", f"kubectl get {kind} {config.name} --namespace={config.namespace}"),
-            ("end it", f"kubectl delete --filename={path}"),
+            ("state", on_one_line(("kubectl", *context, "get", kind, config.name, f"--namespace={config.namespace}"))),
+            ("end it", on_one_line(("kubectl", *context, "delete", f"--filename={path}"))),
         ),
     )
 
 
+def _config_map(config: LaunchConfig, job: LaunchedJob) -> str:
+    """The name of the ConfigMap with the user's gin files: of other files another, so that none is read by mistake.
+
+    A launch whose JobSet was refused leaves its ConfigMap behind, and the next one's would not replace it.
+    """
+    files = json.dumps(sorted(job.gin_files.items()))
+    return f"{config.name}-gin-{hashlib.sha256(files.encode()).hexdigest()[:10]}"
+
+
+def _literal(text: str) -> str:
+    """A text that Kubernetes leaves as it is: it replaces $(NAME), and makes $ of $$."""
+    return re.sub(r"\$(?=[$(])", "$$", text)
+
+
 def _variables(config: LaunchConfig, job: LaunchedJob) -> tuple[tuple[str, str], ...]:
-    """The environment; a scan learns which part of it is this pod's."""
+    """The environment; a scan learns which part of it is this pod's, but for what the user says (the last holds)."""
     if job.run_mode != "scan":
         return config.variables
     if config.shards > 1:
-        return (*config.variables, ("SCAN_SHARD_COUNT", str(config.shards)))
-    # JobSet numbers the hosts of a slice as an Indexed Job numbers its parts; together they are one part.
-    return (*config.variables, ("SCAN_SHARD", "0/1"))
+        return (("SCAN_SHARD_COUNT", str(config.shards)), *config.variables)
+    return (WHOLE_SCAN, *config.variables)

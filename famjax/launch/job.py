@@ -23,6 +23,8 @@ STOPPED_CODE = 143
 
 # Run modes that several hosts share; the others are one process.
 SHARED_MODES = ("train", "eval", "scan")
+# Of a scan that is not in parts: JobSet numbers the hosts of a slice as an Indexed Job numbers the parts of a scan.
+WHOLE_SCAN = ("SCAN_SHARD", "0/1")
 
 _NUM_SLICES = "MeshConfig.num_slices"
 _IN_BUCKET = re.compile(r"(?:gs:/|/gcs)/([^/]+)")

@@ -26,6 +26,8 @@ def render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
       ConfigError: the run and the description do not fit: buckets that the description does not name, results on a disk
         that goes, parts of what has none.
     """
+    if job.run_mode == "plan":
+        raise ConfigError("--run_mode=plan is for this machine: leave out `launch` and its flags.")
     if config.shards > 1 and job.run_mode != "scan":
         raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
     hosts = config.gpus.hosts if config.platform == "slurm" else config.num_slices * config.tpu.hosts

@@ -1,10 +1,11 @@
 """xpk: one command, which makes the JobSet itself."""
 
 import itertools
+from collections.abc import Sequence
 
 from famjax.errors import ConfigError
 from famjax.launch.config import LaunchConfig
-from famjax.launch.job import FINAL_CODES, LaunchedJob, check_output
+from famjax.launch.job import FINAL_CODES, WHOLE_SCAN, LaunchedJob, check_output
 from famjax.launch.quoting import on_one_line, one_flag_a_line
 from famjax.launch.rendered import Rendered, headline
 from famjax.pods.slices import TpuSlice
@@ -28,17 +29,21 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
     if job.gin_files:
         raise ConfigError(
             f"xpk brings no files along, and {', '.join(job.gin_files)} "
-            f"{'is none' if len(job.gin_files) == 1 else 'are none'} of famjax's own. Put them into the image (its "
-            "working directory, or one that --gin_search_paths names), or launch with --platform=gke."
+            f"{'is none' if len(job.gin_files) == 1 else 'are none'} of famjax's own. Put them into the folder gin/ of "
+            "famjax, from which the image is built, give their settings as --gin.NAME=VALUE, or use --platform=gke."
         )
+    where = (
+        f"--cluster={config.cluster}",
+        *([f"--project={config.project}"] if config.project else []),
+        *([f"--zone={config.zone}"] if config.zone else []),
+    )
+    variables = ["=".join(WHOLE_SCAN)] if job.run_mode == "scan" else []
     command = (
         "xpk",
         "workload",
         "create",
         f"--workload={config.name}",
-        f"--cluster={config.cluster}",
-        *([f"--project={config.project}"] if config.project else []),
-        *([f"--zone={config.zone}"] if config.zone else []),
+        *where,
         f"--tpu-type={_tpu_type(config.tpu)}",
         f"--num-slices={config.num_slices}",
         *_capacity(config),
@@ -47,16 +52,15 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         f"--restart-on-exit-codes={_retried_codes()}",
         f"--termination-grace-period-seconds={config.grace_seconds}",
         *(f"--storage={bucket}" for bucket in job.mounted),
-        *(f"--env={text}" for text in config.env),
+        *(f"--env={text}" for text in (*variables, *config.env)),
         f"--command={on_one_line(job.remote_command)}",
     )
-    where = f"--cluster={config.cluster}"
     script = "\n".join(
         [
             "#!/bin/bash",
             f"# {headline(config, job)}",
             "# Written by `famjax launch`. xpk counts starts after a preemption as well: --max-restarts is for all.",
-            *_attachments(config, job),
+            *_attachments(job, where),
             one_flag_a_line(command),
             "",
         ]
@@ -65,8 +69,8 @@ def render_xpk(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         files={"workload.sh": script},
         command=command,
         next_steps=(
-            ("state", f"xpk workload list {where}"),
-            ("end it", f"xpk workload delete {where} --workload={config.name}"),
+            ("state", on_one_line(("xpk", "workload", "list", *where))),
+            ("end it", on_one_line(("xpk", "workload", "delete", f"--workload={config.name}", *where))),
         ),
     )
 
@@ -94,10 +98,10 @@ def _capacity(config: LaunchConfig) -> list[str]:
     return ["--spot"] if config.capacity == "spot" else []
 
 
-def _attachments(config: LaunchConfig, job: LaunchedJob) -> list[str]:
+def _attachments(job: LaunchedJob, where: Sequence[str]) -> list[str]:
     """How the cluster comes to know the buckets that are mounted, as comments: it is done once for a cluster."""
     return [
-        f"# Once for the cluster: xpk storage attach {bucket} --cluster={config.cluster} --type=gcsfuse "
+        f"# Once for the cluster: xpk storage attach {bucket} {on_one_line(where)} --type=gcsfuse "
         f"--bucket={bucket} --mount-point=/gcs/{bucket} --readonly=false --size=1 --auto-mount=false"
         for bucket in job.mounted
     ]

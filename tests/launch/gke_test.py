@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 
 import kubernetes_validate
 import pytest
@@ -14,7 +15,7 @@ from famjax.configuration.loading import load
 from famjax.main import RUN_MODES
 from famjax.pods.slices import parse_slice
 from famjax.training.config import TrainJob
-from launching import RUN, SCAN, TPU_SLICES, rendered
+from launching import RUN, SCAN, TPU_SLICES, read_run, rendered
 
 KUBERNETES = "1.33"
 # https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
@@ -97,6 +98,13 @@ def test_jobset(name, num_slices):
     assert container["args"] == ["--run_mode=train", *RUN, *told]
 
 
+def expanded(text, variables):
+    """What Kubernetes makes of an argument or a variable (third_party/forked/golang/expansion/expand.go)."""
+    return re.sub(
+        r"\$(\$|\((.*?)\))", lambda found: "$" if found[1] == "$" else variables.get(found[2], found[0]), text
+    )
+
+
 def test_capacity_buckets_and_environment():
     """A reservation that is not asked for, data that are not mounted, a variable that the shell or YAML changes."""
     manifest = jobset(
@@ -104,7 +112,7 @@ def test_capacity_buckets_and_environment():
         run=[*RUN, "--gin.Documents.paths=['/gcs/my-runs/books/*.txt']"],
         capacity="reserved",
         reservation="on",
-        env=("NUMBER=1", "TEXT=a: $(HOME) 'b'"),
+        env=("NUMBER=1", "TEXT=a: $(HOME) 'b'", "NO=$$(HOME)$$a$"),
         service_account="trainer",
         namespace="research",
     )
@@ -116,7 +124,8 @@ def test_capacity_buckets_and_environment():
     assert template["spec"]["serviceAccountName"] == "trainer"
     assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
     (container,) = template["spec"]["containers"]
-    assert container["env"] == [{"name": "NUMBER", "value": "1"}, {"name": "TEXT", "value": "a: $$(HOME) 'b'"}]
+    variables = {variable["name"]: expanded(variable["value"], {"HOME": "/root"}) for variable in container["env"]}
+    assert variables == {"NUMBER": "1", "TEXT": "a: $(HOME) 'b'", "NO": "$$(HOME)$$a$"}
     (mount,) = container["volumeMounts"]
     (volume,) = template["spec"]["volumes"]
     assert mount == {"name": volume["name"], "mountPath": "/gcs/my-runs"}
@@ -204,6 +213,15 @@ def test_a_scan_on_a_slice_of_many_hosts_is_one_part():
     assert container["env"] == [{"name": "SCAN_SHARD", "value": "0/1"}]
 
 
+def test_the_commands_that_follow_go_to_the_same_cluster():
+    """A job that is looked for, or ended, in the cluster that kubectl was used for last."""
+    launch = rendered("gke", "v5e-16", cluster="west", namespace="research")
+    commands = [shlex.split(command) for command in (shlex.join(launch.command), *dict(launch.next_steps).values())]
+    assert [command[:3] for command in commands] == [
+        ["kubectl", "--context=west", verb] for verb in ("create", "get", "delete")
+    ]
+
+
 def test_gin_files_of_ones_own_go_along(tmp_path, monkeypatch):
     """A run on another machine has other settings, or no gin files: those of the user and what they include."""
     monkeypatch.chdir(tmp_path)
@@ -234,6 +252,19 @@ def test_gin_files_of_ones_own_go_along(tmp_path, monkeypatch):
     parsed = parse_arguments(line, list(RUN_MODES))
     job = load(TrainJob, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths).job
     assert (job.data.batch_size, job.total_steps) == (24, 11)
+
+
+def test_other_gin_files_are_another_config_map(tmp_path, monkeypatch):
+    """A second launch of a name reads the gin files that the first one, which was refused, has left in the cluster."""
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for text in ("BATCH_SIZE = 24\n", "  # indented\nBATCH_SIZE = 32\n", "BATCH_SIZE = 24\n"):
+        (tmp_path / "mine.gin").write_text(text)
+        read_run.cache_clear()
+        manifest = documents(rendered("gke", "v5e-4", [*RUN, "--gin_file=mine.gin"]).files["jobset.yaml"])
+        names.append(manifest["ConfigMap"]["metadata"]["name"])
+        assert manifest["ConfigMap"]["data"]["file-0"] == text
+    assert names[0] == names[2] != names[1]
 
 
 def test_famjax_own_files_keep_their_names():

@@ -128,6 +128,7 @@ def test_the_run_knows_its_slices(platform):
         ("--process_index=1", "--process_index: the processes of a launched run find each other"),
         ("--plan", "--plan is a check of `submit`"),
         ("--gin.NUM_SLICES=2", "MeshConfig.num_slices = 2, and the launch has --num_slices=1"),
+        ("--run_mode=plan", "--run_mode=plan is for this machine"),
         ("--gin.BATCHSIZE=2", "Did you mean BATCH_SIZE?"),
     ],
 )

@@ -84,6 +84,17 @@ def test_xpk(name):
     assert tuple(shlex.split(line)) == launch.command
 
 
+def test_xpk_numbers_hosts_as_jobset_does():
+    """A scan on one host that takes the number of its pod for a part of the scan, and does not start."""
+    launch = rendered("xpk", "v5p-8", SCAN, project="my-project", zone="z", env=("A=b",))
+    assert [flag for flag in launch.command if flag.startswith("--env")] == ["--env=SCAN_SHARD=0/1", "--env=A=b"]
+    place = ["--cluster=my-cluster", "--project=my-project", "--zone=z"]
+    for _, command in launch.next_steps:
+        assert set(place) <= set(shlex.split(command))
+    attach = next(line for line in launch.files["workload.sh"].splitlines() if "storage attach" in line)
+    assert set(place) <= set(shlex.split(attach))
+
+
 def test_xpk_brings_no_files(tmp_path):
     """A run that asks for a gin file that the image does not have."""
     (tmp_path / "mine.gin").write_text("BATCH_SIZE = 4\n")

@@ -86,6 +86,12 @@ def test_stopping_is_left_to_the_processes(clients):
     assert clients.calls("scontrol") == [["requeue", "77"]]
 
 
+def test_setting_up_may_ask_for_variables_that_are_not_set(clients):
+    """`module load` and `conda activate`, which end a script that forbids it."""
+    clients.add_script("famjax", "#!/bin/bash\nexit 0\n")
+    assert run(clients, rendered("slurm", "h100-16", setup="test -z $NOT_SET_ANYWHERE")).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["h100-4", "h100-16"])
 def test_directives_of_a_run(name):
     """GPUs that no process uses, a run that is not warned of the time limit, a log that a second start erases."""
