@@ -1,7 +1,5 @@
 """Checks of a job against what is known only after jax or the data have started: devices and vocabulary."""
 
-import math
-
 from famjax.data.config import DataConfig
 from famjax.errors import ConfigError
 from famjax.evaluation.config import EvalJob
@@ -10,13 +8,12 @@ from famjax.pods.config import MeshConfig
 from famjax.training.config import TrainJob
 
 
-def check_batch(job: TrainJob | EvalJob, num_data_shards: int, process_count: int = 1) -> None:
-    """Checks that every batch of a job divides evenly.
+def check_batch(job: TrainJob | EvalJob, num_data_shards: int) -> None:
+    """Checks that every batch of a job divides evenly, on however many hosts: those with the same rows read the same.
 
     Args:
       job: TrainJob or EvalJob.
       num_data_shards: devices that the batch is spread over: the mesh's data and fsdp axes.
-      process_count: hosts, each of which feeds an equal part of the batch.
 
     Raises:
       ConfigError: names the batch size, what must divide it and the nearest sizes that would do.
@@ -25,8 +22,8 @@ def check_batch(job: TrainJob | EvalJob, num_data_shards: int, process_count: in
     if isinstance(job, TrainJob):
         microbatches = job.num_microbatches
         if job.eval_data is not None:
-            _require_divisible(job.eval_data, "eval_data", num_data_shards, process_count, 1)
-    _require_divisible(job.data, "data", num_data_shards, process_count, microbatches)
+            _require_divisible(job.eval_data, "eval_data", num_data_shards, 1)
+    _require_divisible(job.data, "data", num_data_shards, microbatches)
 
 
 def check_processes(mesh: MeshConfig) -> None:
@@ -44,17 +41,15 @@ def check_processes(mesh: MeshConfig) -> None:
         )
 
 
-def _require_divisible(
-    data: DataConfig, field: str, num_data_shards: int, process_count: int, microbatches: int
-) -> None:
-    divisor = math.lcm(num_data_shards * microbatches, process_count)
+def _require_divisible(data: DataConfig, field: str, num_data_shards: int, microbatches: int) -> None:
+    divisor = num_data_shards * microbatches
     if data.batch_size % divisor == 0:
         return
     below = data.batch_size // divisor * divisor
     fitting = " or ".join(str(size) for size in (below, below + divisor) if size)
     raise ConfigError(
         f"DataConfig.batch_size = {data.batch_size} ({field}) does not divide over {num_data_shards} data-parallel "
-        f"devices x {microbatches} microbatches on {process_count} hosts; it must be a multiple of {divisor}.\n"
+        f"devices x {microbatches} microbatches; it must be a multiple of {divisor}.\n"
         f"  Set --gin.BATCH_SIZE to {fitting}, or change --gin.TrainJob.num_microbatches or "
         "--gin.MODEL_PARALLELISM."
     )

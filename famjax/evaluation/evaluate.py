@@ -47,7 +47,7 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
     with StopSignal() as stop, Watch(job.hosts, absolute_path(job.output_dir), stop) as watch:
         mesh = make_mesh(job.mesh)
         check_processes(job.mesh)
-        check_batch(job, num_batch_shards(mesh), jax.process_count())
+        check_batch(job, num_batch_shards(mesh))
         checkpoint = find_together(job.checkpoint, setting=_FLAG)
         model = job.model or read_model_config(checkpoint)
         if is_task(job.data.mixture_or_task_name, job.data.tasks):

@@ -22,12 +22,13 @@ from collections.abc import Mapping
 import jax
 import jaxlib
 
+from famjax.configuration.job_checks import check_batch
 from famjax.planning.compiling import ProgramPlan, train_arrays
 from famjax.planning.memory import Memory
 from famjax.planning.plan import Plan, layout_of
 from famjax.planning.work import work_of
 from famjax.pods.gpus import GpuSlice
-from famjax.pods.mesh import BATCH_AXES
+from famjax.pods.mesh import BATCH_AXES, num_batch_shards
 from famjax.training.config import TrainJob
 from famjax.training.program import make_program
 
@@ -48,10 +49,11 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
     """The plan of a train step for batches [B, length].
 
     Raises:
-      ConfigError: the job cannot be laid out on so many devices.
+      ConfigError: the job cannot be laid out on so many devices, or its batch does not divide over them.
     """
     devices = [_Device(number, process_index=number // gpus.chips_per_host) for number in range(gpus.chips)]
     program = make_program(job, devices)
+    check_batch(job, num_batch_shards(program.mesh))
     arrays = train_arrays(program, length)
     gradients = arrays.gradients * (2 if job.num_microbatches > 1 else 1)
     memory = Memory(

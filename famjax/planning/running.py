@@ -82,7 +82,7 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.in
     devices = slice_devices(here.tpu, here.num_slices)
     program = make_program(here.job, devices)
     shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
-    check_batch(here.job, shards, here.tpu.hosts * here.num_slices)
+    check_batch(here.job, shards)
     report(f"compiling the train step for {here.tpu.name}, {lengths[0]:,} tokens a row")
     step = compile_train_step(program, lengths[0], here.tpu)
     if settings.save is not None:

@@ -50,11 +50,15 @@ class Trials:
         self._laid_out: dict[MeshConfig, tuple[Arrays, dict[str, int]] | None] = {}
 
     def run(self, change: Change) -> Trial | None:
-        """Compiles the train step; None where the job cannot run so (its batch does not divide), or none are left."""
+        """Compiles the train step.
+
+        Returns:
+          None where the job cannot run so (its batch does not divide, the compiler refuses it), or none are left.
+        """
         try:
             program = make_program(change.job, slice_devices(change.tpu, change.num_slices))
             shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
-            check_batch(change.job, shards, change.tpu.hosts * change.num_slices)
+            check_batch(change.job, shards)
         except ConfigError:
             return None
         return self._by_shapes(change, program) or self._compiled(change, program)
@@ -89,7 +93,11 @@ class Trials:
             return None
         self.left -= 1
         self._report(f"trying {change.flags or 'the job as it is'}")
-        plan = compile_train_step(program, self.length, change.tpu).plan
+        try:
+            plan = compile_train_step(program, self.length, change.tpu).plan
+        except ConfigError as error:
+            self._report(f"left out: {error}")
+            return None
         speed = None
         if plan.memory.fits:
             speed = tokens_per_second(

@@ -1,6 +1,7 @@
 """The device mesh, and where each array lies on it: logical axis names to mesh axes by one table of rules."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       ConfigError: a parallelism that does not divide the devices, fewer than `num_devices`, or another number of slices
         than the devices have.
     """
+    if config.own_process:  # All of them are of one slice.
+        config = dataclasses.replace(config, num_slices=1)
     if devices is None:
         devices = jax.local_devices() if config.own_process else jax.devices()
     if config.num_devices is not None and config.num_devices > len(devices):

@@ -70,7 +70,7 @@ def train(job: TrainJob) -> None:
     ):
         mesh = make_mesh(job.mesh)
         check_processes(job.mesh)
-        check_batch(job, num_batch_shards(mesh), jax.process_count())
+        check_batch(job, num_batch_shards(mesh))
         _check_data(job, mesh)
         program = make_program(job)
         model_dir = prepare_model_dir(job.model_dir, checkpoint_bytes(program.saved_part(program.abstract_state)))

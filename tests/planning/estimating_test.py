@@ -55,6 +55,13 @@ def test_a_frozen_base_has_no_gradients():
     assert everything.flops == 3 * forward_flops(JOB.model, JOB.data.batch_size, JOB.step_length).total
 
 
+def test_a_batch_that_does_not_divide_is_refused():
+    """Guards against a job that fits by the plan, and that the training refuses."""
+    job = dataclasses.replace(JOB, data=dataclasses.replace(JOB.data, batch_size=6))
+    with pytest.raises(ConfigError, match=r"batch_size = 6 .* multiple of 4"):
+        make_plan(job, PlanSettings(slice="h100-4"))
+
+
 def test_flags_that_need_a_compiler_are_refused():
     """Guards against a flag that is silently left out."""
     with pytest.raises(ConfigError, match=r"--plan\.search needs TPU's compiler"):

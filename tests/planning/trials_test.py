@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from famjax.errors import ConfigError
+from famjax.planning import trials as trials_module
 from famjax.planning.plan import Trial
 from famjax.planning.remedies import find_remedies
 from famjax.planning.searching import search
@@ -81,6 +83,20 @@ def test_the_flags_of_a_remedy_say_everything():
         assert ("FSDP_PARALLELISM" in change.flags) == (change.job.mesh.fsdp_parallelism != 1)
         assert ("remat_policy" in change.flags) == (change.job.model.remat_policy != "none")
         assert ("NUM_MICROBATCHES" in change.flags) == (change.job.num_microbatches != 1)
+
+
+def test_a_trial_that_the_compiler_refuses_is_left_out(monkeypatch):
+    """Guards against one change that cannot be compiled, which ends the plan and loses all others."""
+
+    def refuse(program, length, tpu):
+        raise ConfigError("the train step does not compile: Mosaic")
+
+    monkeypatch.setattr(trials_module, "compile_train_step", refuse)
+    monkeypatch.setattr(trials_module, "slice_devices", lambda tpu, num_slices: None)
+    lines = []
+    base = Change("", JOB, V5E, 1)
+    assert Trials(base, JOB.step_length, 3, lines.append).run(base) is None
+    assert lines[-1] == "left out: the train step does not compile: Mosaic"
 
 
 def test_the_search_orders_what_fits_by_speed():

@@ -27,6 +27,8 @@ def test_mesh_takes_all_devices(mesh):
     assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "model": 4}
     assert [device.id for device in mesh.devices.flat] == list(range(8))
     assert dict(make_mesh(MeshConfig(), jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "model": 1}
+    # In a scan over several slices, every process has some devices of one slice.
+    assert make_mesh(MeshConfig(fsdp_parallelism=None, num_slices=2, own_process=True)).devices.shape == (1, 8, 1)
     assert make_mesh(MeshConfig(model_parallelism=2, fsdp_parallelism=None, num_slices=2)).devices.shape == (2, 2, 2)
 
 
