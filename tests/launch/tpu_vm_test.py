@@ -117,3 +117,17 @@ def test_request_asks_again(clients, states, actions, code):
     assert [call[3] for call in calls] == actions
     assert all(call == list(launch.command[1:]) for call in calls if call[3] == "create")
     assert len(clients.calls("list")) == len(states) - (code == 1)
+
+
+def test_a_network_fault_is_no_end(clients):
+    """A preempted run whose next request fails once, and is told to have ended; a first one that is wrong, for ever."""
+    clients.add("list", *((0, state) for state in ("", "SUSPENDED", "SUSPENDED", "", "", "ACTIVE", "")))
+    clients.add("others", *((code, "") for code in (0, 1, 0, 1, 1, 0)))
+    clients.add_script("gcloud", '#!/bin/bash\nif [[ $4 == list ]]; then exec list "$@"; else exec others "$@"; fi\n')
+    script = rendered("tpu_vm", "v5p-128", capacity="spot").files["request.sh"]
+    assert run(clients, script).returncode == 0
+    assert [call[3] for call in clients.calls("others")] == ["create", "delete", "delete", "create", "create", "create"]
+    assert len(clients.calls("list")) == 7
+    clients.add("list", (0, ""))
+    clients.add("others", (1, ""))
+    assert run(clients, script).returncode == 1
