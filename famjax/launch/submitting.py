@@ -55,7 +55,7 @@ def submit(rendered: Rendered) -> None:
         raise ConfigError(f"{client} is not installed here ({_CLIENT_PAGES[client]}). The files are written.")
     code = subprocess.run(rendered.command, check=False).returncode
     if code:
-        raise ConfigError(f"{client} ended with exit code {code}; nothing has been submitted.")
+        raise ConfigError(f"{client} ended with exit code {code}; what it has made, and what not, stands above.")
 
 
 def _checked_configuration(job: LaunchedJob) -> str:

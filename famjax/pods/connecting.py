@@ -89,7 +89,13 @@ def _from_flags(coordinator: str | None, count: int | None, index: int | None) -
 def _detect(wait_seconds: float) -> JobAddress | None:
     """What the cluster says, by jax's detection; None outside of a cluster, and for one process."""
     kinds = clusters.ClusterEnv._cluster_types  # noqa: SLF001 (jax offers the detection as a part of its own start only)
-    cluster = next((kind for kind in kinds if kind.name in _CLUSTERS and kind.is_env_present()), None)
+    try:
+        cluster = next((kind for kind in kinds if kind.name in _CLUSTERS and kind.is_env_present()), None)
+    except OSError as error:  # A machine with TPUs is asked for its metadata, which only Google's have.
+        raise HostsError(
+            f"Whether this process has others cannot be found out ({_first_line(error)}). Set --process_count=1 for a "
+            "process by itself, or --coordinator_address, --process_count and --process_index."
+        ) from error
     if cluster is None:
         return None
     source = _CLUSTERS[cluster.name]

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from etils import epath
+from jax._src import clusters
 
 from famjax.errors import CheckpointError, ConfigError, HostsError
 from famjax.pods import connecting
@@ -95,6 +96,17 @@ def test_a_cluster_that_does_not_say_enough(environment):
     """Guards against a traceback out of jax's detection."""
     environment({**SLURM, "SLURM_PROCID": "two"})
     with pytest.raises(HostsError, match=r"Slurm is detected, but does not say .*--process_count=1"):
+        find_job(None, None, None, 1)
+
+
+def test_a_cluster_that_does_not_answer(monkeypatch):
+    """Guards against a traceback on a machine with TPUs that has no metadata server."""
+
+    def ask() -> bool:
+        raise ConnectionError("metadata.google.internal: no such host")
+
+    monkeypatch.setattr(clusters.GceTpuCluster, "is_env_present", ask)
+    with pytest.raises(HostsError, match=r"\(metadata\.google\.internal: no such host\)\. Set --process_count=1"):
         find_job(None, None, None, 1)
 
 
