@@ -12,12 +12,15 @@ ROOT = Path(__file__).parent.parent.parent
 # Two tasks on this machine, with the variables that Slurm sets; the exit code is the highest, as srun's is.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
+stopped=
+trap 'stopped=1; kill -TERM "${tasks[@]}"' TERM
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=1 \\
         SLURM_STEP_NODELIST=localhost SLURM_STEP_TASKS_PER_NODE=2 "$@" &
     tasks[task]=$!
 done
-trap 'kill -TERM "${tasks[@]}"' TERM
+# The first may have asked for the end before the second had started.
+[[ -z $stopped ]] || kill -TERM "${tasks[@]}"
 highest=0
 for task in 0 1; do
     while wait "${tasks[task]}"; kill -0 "${tasks[task]}" 2>/dev/null; do :; done
