@@ -41,6 +41,25 @@ exec {python} -m famjax.main "$@"
 """
 
 
+# A model that trains in seconds.
+SMALL = (
+    "--gin_file=runs/pretrain.gin",
+    "--gin_file=models/tiny.gin",
+    "--gin_file=memory/fam.gin",
+    "--gin.MODEL_DIR='runs/pair'",
+    "--gin.MIXTURE_OR_TASK_NAME='documents'",
+    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}",
+    "--gin.BLOCK_SIZE=16",
+    "--gin.FAM_LENGTH=2",
+    "--gin.BATCH_SIZE=4",
+    "--gin.TRAIN_STEPS=3",
+    "--gin.EVAL_STEPS=1",
+    "--gin.TransformerConfig.emb_dim=16",
+    "--gin.TransformerConfig.num_layers=1",
+    "--gin.TransformerConfig.mlp_dim=16",
+)
+
+
 @pytest.fixture
 def clients(tmp_path, monkeypatch):
     """Stand-ins for srun and scontrol; the working directory is the job's."""
@@ -52,9 +71,9 @@ def clients(tmp_path, monkeypatch):
     return clients
 
 
-def run(clients, launch):
+def run(clients, launch, seconds=60):
     """Runs the script as sbatch does."""
-    return run_script(launch.files["job.sh"], PATH=clients.path, SLURM_JOB_ID="77", PYTHONPATH=str(ROOT))
+    return run_script(launch.files["job.sh"], seconds, PATH=clients.path, SLURM_JOB_ID="77", PYTHONPATH=str(ROOT))
 
 
 def directives(script):
@@ -129,4 +148,16 @@ def test_famjax_itself_runs(clients, tmp_path):
     process = run(clients, launch)
     assert process.returncode == 2
     assert process.stderr.count("DataConfig.batch_size = 0; allowed: 1 or more.") == 2
+    assert clients.calls("scontrol") == []
+
+
+@pytest.mark.pods
+def test_two_tasks_train_one_model(clients, tmp_path):
+    """Two tasks that do not find each other train two models, or wait for ever; a done run that is begun again."""
+    clients.add_script("famjax", FAMJAX.format(python=sys.executable))
+    launch = rendered("slurm", "h100-2", SMALL, env=("XLA_FLAGS=--xla_force_host_platform_device_count=1",))
+    process = run(clients, launch, seconds=600)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("step 3/3") == 1
+    assert list((tmp_path / "runs" / "pair").glob("checkpoint_*"))
     assert clients.calls("scontrol") == []
