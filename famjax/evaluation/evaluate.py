@@ -63,7 +63,7 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
         results = []
         for length in job.lengths or (None,):
             with watch.doing("evaluating"):
-                values = _evaluate_length(job, model, params, length, agreed)
+                values = _evaluate_length(job, model, params, length, agreed, watch)
             result = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, **values}
             if jax.process_index() == 0:
                 _append(job.output_dir, result)
@@ -76,10 +76,15 @@ def evaluate(job: EvalJob) -> list[dict[str, Any]]:
 
 
 def _evaluate_length(
-    job: EvalJob, model: TransformerConfig, params: Any, length: int | None, stop: AgreedStop
+    job: EvalJob, model: TransformerConfig, params: Any, length: int | None, stop: AgreedStop, watch: Watch
 ) -> dict[str, Any]:
     """Scores the data at one length."""
     mesh, data = make_mesh(job.mesh), job.data
+
+    def should_stop() -> bool:
+        watch.went_on()
+        return stop.poll()
+
     step = run_together(
         lambda: compile_evaluation(
             model,
@@ -93,7 +98,9 @@ def _evaluate_length(
         ),
         stop,
     )
-    sums = evaluate_batches(lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), stop.poll)
+    sums = evaluate_batches(
+        lambda batch: step(params, batch), device_batches(data, mesh, job.steps, length), should_stop
+    )
     if stop.requested:
         raise Stopped(f"{stop.name}: stopped during length {length or data.length}; the lengths before it are written.")
     if sums is None:

@@ -14,7 +14,8 @@ class HostsConfig:
       heartbeat_seconds: between two writes of a process's heartbeat file.
       lost_seconds: a process that the others have not heard of for so long is lost, and the job ends.
       step_seconds: the longest that a training step may take; the job then ends; None: no limit.
-      phase_seconds: the longest that anything else may take: compiling, restoring, evaluating, saving; None: no limit.
+      phase_seconds: the longest that anything else may take: compiling, restoring, saving, a batch of an
+        evaluation; None: no limit.
     """
 
     connect_seconds: float = 600.0

@@ -118,6 +118,10 @@ class Watch:
         """A step, a cell or another part of the phase is done: its time limit begins anew."""
         self._now = _Now(self._now.phase, step, time.monotonic())
 
+    def went_on(self) -> None:
+        """Something of the phase is done, no step: its time limit begins anew."""
+        self._enter(self._now.phase)
+
     def __enter__(self) -> "Watch":
         with contextlib.suppress(OSError):  # Whether the folder can be written is the run's to find out, and to tell.
             write_heartbeat(self._folder, self._process, *self._now[:2])

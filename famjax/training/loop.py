@@ -391,7 +391,7 @@ class Loop:
         sums = evaluate_batches(
             lambda batch: step(self._state.params, batch),
             device_batches(data, self._program.mesh, job.eval_steps),
-            self._agreed.poll,
+            self._stops_between,
         )
         return None if sums is None else summarize(sums)
 
@@ -412,8 +412,13 @@ class Loop:
         )
         self._display.doing("evaluating")
         batches = device_batches(data, self._program.mesh, job.eval_steps, documents=shape)
-        sums = evaluate_documents(evaluation, self._state.params, batches, self._agreed.poll)
+        sums = evaluate_documents(evaluation, self._state.params, batches, self._stops_between)
         return None if sums is None else summarize_streamed(sums)
+
+    def _stops_between(self) -> bool:
+        """Whether an evaluation is to end before its next batch."""
+        self._watch.went_on()
+        return self._agreed.poll()
 
     def _save(self) -> None:
         self._settle()

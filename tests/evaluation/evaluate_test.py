@@ -12,6 +12,7 @@ from famjax.errors import CheckpointError, ConfigError, DataError, Stopped
 from famjax.evaluation import evaluate as module
 from famjax.evaluation.config import EvalJob
 from famjax.evaluation.evaluate import evaluate
+from famjax.pods.watching import Watch
 from famjax.training.checkpoints import Checkpointer
 from famjax.training.program import make_program
 from tiny_job import BATCH, MODEL, make_job
@@ -63,7 +64,7 @@ def test_the_data_decides_the_length(job, monkeypatch):
     """Guards against lengths=() that evaluates nothing, and against a second evaluation added to the first's file."""
     seen = []
 
-    def evaluate_length(job, model, params, length, stop):
+    def evaluate_length(job, model, params, length, stop, watch):
         seen.append((length, model))
         return {"length": 32, "loss": 1.0, "accuracy": 0.5, "by_position": []}
 
@@ -142,13 +143,15 @@ def test_a_signal_keeps_what_is_written(job, monkeypatch):
     finished = {"length": 20, "loss": 1.0, "accuracy": 0.5, "by_position": []}
     real = module._evaluate_length
 
-    def evaluate_length(job, model, params, length, stop):
-        return finished if length == 20 else real(job, model, params, length, stop)
+    def evaluate_length(job, model, params, length, stop, watch):
+        return finished if length == 20 else real(job, model, params, length, stop, watch)
 
     def batches(*arguments):
         signal.raise_signal(signal.SIGTERM)
         yield {}
 
+    went_on = []
+    monkeypatch.setattr(Watch, "went_on", lambda watch: went_on.append(1))
     monkeypatch.setattr(module, "_evaluate_length", evaluate_length)
     monkeypatch.setattr(module, "compile_evaluation", lambda *arguments, **settings: None)
     monkeypatch.setattr(module, "device_batches", batches)
@@ -158,6 +161,7 @@ def test_a_signal_keeps_what_is_written(job, monkeypatch):
     assert error.value.exit_code == 143
     (line,) = (Path(output_dir) / "results.jsonl").read_text().splitlines()
     assert json.loads(line)["length"] == 20
+    assert went_on == [1], "each batch of a long evaluation begins its time anew"
 
 
 def test_lengths_with_and_without_answers():

@@ -63,20 +63,23 @@ def test_a_heartbeat_says_where_the_process_is(tmp_path, ended):
 @pytest.mark.parametrize("limit", ["step_seconds", "phase_seconds"])
 def test_a_hang_ends_the_process(tmp_path, ended, capsys, limit):
     """Guards against a job that hangs for ever, and against a long compilation that is taken for a hanging step."""
-    config = dataclasses.replace(FAST, **{limit: 0.6})
+    config = dataclasses.replace(FAST, **{limit: 2.0})
     with Watch(config, epath.Path(tmp_path), StopSignal(), exit_process=ended) as watch:
         with watch.doing(TRAINING if limit == "phase_seconds" else "compiling"):
-            time.sleep(0.8)
+            time.sleep(2.5)
         assert not ended.codes, "another limit"
         with watch.doing(TRAINING if limit == "step_seconds" else "compiling"):
             for step in range(8):
-                time.sleep(0.1)
+                time.sleep(0.3)
                 watch.step_finished(step)
-            assert not ended.codes, "every step begins the time anew"
+            for _ in range(8):
+                time.sleep(0.3)
+                watch.went_on()
+            assert not ended.codes, "every step, or other part, begins the time anew"
             assert ended.wait()
     assert ended.codes == [7]
     message = capsys.readouterr().err
-    assert "for 0.6 s" in message
+    assert "for 2 s" in message
     assert f"--gin.HostsConfig.{limit}" in message
     assert "after step 7" in message
     stacks = (tmp_path / "hosts" / "process_0.stacks.txt").read_text()
