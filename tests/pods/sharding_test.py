@@ -13,6 +13,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
+from command_line import FILES, REQUIRED_FLAGS
+from famjax.configuration.loading import load
 from famjax.data.config import DataConfig
 from famjax.models.config import MemoryConfig
 from famjax.models.lora_config import LoraConfig
@@ -37,9 +39,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "multi_query": {"num_kv_heads": 1, "remat_policy": "dots", "query_key_norm": True},
     "bswa_lora": {"num_kv_heads": 2, "fam_length": 0, "tie_embeddings": False, "lora": LoraConfig(2, dropout=0.1)},
 }
-DATA_PARALLEL, FULLY_SHARDED = MeshConfig(), MeshConfig(fsdp_parallelism=None)
-TENSOR_PARALLEL = MeshConfig(model_parallelism=4)
-BOTH, BOTH_OF_TWO = MeshConfig(2, fsdp_parallelism=4), MeshConfig(2, fsdp_parallelism=2)
+
+
+def table(name: str, **changes: Any) -> MeshConfig:
+    """The mesh that a job has with a table of gin/sharding."""
+    settings = [argument.removeprefix("--gin.").split("=", 1) for argument in REQUIRED_FLAGS]
+    files = [argument.removeprefix("--gin_file=") for argument in FILES]
+    job = load(TrainJob, (*files, f"sharding/{name}.gin"), [(name, value) for name, value in settings]).job
+    return dataclasses.replace(job.mesh, **changes)
+
+
+DATA_PARALLEL, FULLY_SHARDED = table("data_parallel"), table("fully_sharded")
+TENSOR_PARALLEL = table("tensor_parallel")
+BOTH = table("fully_sharded_tensor_parallel", model_parallelism=2, fsdp_parallelism=4)
+BOTH_OF_TWO = dataclasses.replace(BOTH, fsdp_parallelism=2)
 # Every table meets FAM, every kind of attention and of layer meets cut parameters.
 CASES = {
     "data_parallel": ("multi_head", DATA_PARALLEL),
