@@ -32,7 +32,7 @@ $(FAMJAX) --run_mode=scan --gin_file=recipes/demo_scan.gin
 endef
 
 # Said outright, since the tests bring libtpu along, which looks for TPUs.
-demo: export JAX_PLATFORMS ?= cpu
+demo imported: export JAX_PLATFORMS ?= cpu
 demo: $(READY)
 	$(DEMO)
 
