@@ -31,8 +31,6 @@ $(FAMJAX) --gin_file=recipes/demo_bswa.gin --gin.MODEL_DIR="'demo/bswa'"
 $(FAMJAX) --run_mode=scan --gin_file=recipes/demo_scan.gin
 endef
 
-# Said outright, since the tests bring libtpu along, which looks for TPUs.
-demo imported: export JAX_PLATFORMS ?= cpu
 demo: $(READY)
 	$(DEMO)
 

@@ -15,6 +15,7 @@ from famjax.configuration.arguments import Arguments, parse_arguments
 from famjax.configuration.dry_run import describe_run
 from famjax.configuration.loading import load
 from famjax.errors import CellsFailed, ConfigError, DataError, FamjaxError, Stopped
+from famjax.platforms import leave_absent_tpus
 from famjax.pods.hosts_config import HostsConfig
 
 USAGE = """\
@@ -215,6 +216,7 @@ _must_leave_at_once: list[bool] = []
 def run() -> None:
     """The console command. Like `python -m`, it finds modules in the working directory (MIXTURE_OR_TASK_MODULE)."""
     sys.path.insert(0, "")
+    leave_absent_tpus()
     try:
         code = main(sys.argv[1:])
     except Exception:

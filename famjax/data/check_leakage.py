@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from famjax.configuration.arguments import parse_arguments
 from famjax.errors import ConfigError, DataError, FamjaxError
+from famjax.platforms import leave_absent_tpus
 
 DESCRIPTION = """\
 Reads documents, or records of instructions, as training would stream them (STREAM_DOCUMENTS), with a small random
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--steps", type=int, default=8, help="batches to read; default: 8")
     own, others = parser.parse_known_args(arguments)
+    leave_absent_tpus()
     try:
         sys.stdout.write(_check(own.steps, others))
     except FamjaxError as error:

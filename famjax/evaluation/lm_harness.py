@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from famjax.errors import ConfigError, DataError, FamjaxError
+from famjax.platforms import leave_absent_tpus
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -279,6 +280,7 @@ def main() -> int:
     Returns:
       The exit code.
     """
+    leave_absent_tpus()
     try:
         register()
         from lm_eval.__main__ import cli_evaluate

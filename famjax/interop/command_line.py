@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from famjax.errors import FamjaxError
 from famjax.models.config import MemoryConfig
+from famjax.platforms import leave_absent_tpus
 
 GIGABYTE = 1e9
 _SECONDS_BETWEEN_LINES = 5.0
@@ -36,6 +37,7 @@ class ProgressLines:
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     """Calls the flag `command` with all flags; returns the exit code. A user's mistake is told without a traceback."""
     flags = parser.parse_args(arguments)
+    leave_absent_tpus()
     try:
         flags.command(flags)
         sys.stdout.flush()
