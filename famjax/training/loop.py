@@ -253,27 +253,30 @@ class Loop:
             self._steps[length] = self._compile(
                 f"step for length {length}", lambda: self._program.compile_step(length, self._display.warn)
             )
+        ablation = self._ablation(length)
+        # Behind all compilations: one that a signal ends must not cost a batch, whose place would be saved as read.
         batch = self._feed.next_batch(stage)
-        ablation = self._ablate(batch, length)
+        ablated: Metrics = {}
+        if ablation is not None:
+            with self._clock.exclude():
+                ablated = {"ablated_loss": jax.block_until_ready(ablation(self._state, batch))}
         self._state, metrics = self._steps[length](self._state, batch)
         self._clock.step_dispatched()
         self._step += 1
         self._evaluation = None
-        finished = _Finished(self._step, stage, metrics | ablation, self._feed.counts())
+        finished = _Finished(self._step, stage, metrics | ablated, self._feed.counts())
         before, self._in_flight = self._in_flight, finished
         if before is not None:
             self._finish(before)
         self._stages.pop(0)
 
-    def _ablate(self, batch: Mapping[str, jax.Array], length: int) -> Metrics:
-        """The next step's loss with the memory ablated, where that is to be reported."""
+    def _ablation(self, length: int) -> Callable[[TrainState, Mapping[str, jax.Array]], jax.Array] | None:
+        """Gives the next step's loss with the memory ablated, where that is to be reported."""
         every = self._job.streaming.ablation_period
         if not self._job.streaming.enabled or every is None or (self._step + 1) % every:
-            return {}
+            return None
         self._settle()
-        ablation = self._compiled("step with the memory ablated", lambda: self._program.compile_ablation(length))
-        with self._clock.exclude():
-            return {"ablated_loss": jax.block_until_ready(ablation(self._state, batch))}
+        return self._compiled("step with the memory ablated", lambda: self._program.compile_ablation(length))
 
     def _settle(self) -> None:
         """Waits for the step in flight."""

@@ -5,7 +5,9 @@ import functools
 import itertools
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 from flax import linen as nn
 from resume_test import assert_same_run, final
 
-from famjax.errors import ConfigError
+from famjax.errors import ConfigError, Stopped
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.training import feed, loop
@@ -32,7 +34,7 @@ from famjax.training.config import (
 )
 from famjax.training.losses import TokenScores
 from famjax.training.optimizers import make_optimizer
-from famjax.training.program import make_program
+from famjax.training.program import Program, make_program
 from famjax.training.state import TrainState, init_train_state
 from famjax.training.step import ablated_loss, train_step
 from famjax.training.streaming import begin_stream, cut_rows, join_rows, loss_at_blocks, sum_by_block
@@ -262,6 +264,27 @@ def test_a_run_killed_within_documents_goes_on(tmp_path, compilation_cache, monk
     assert all(place and place[-1] > 0 for place in saved.data_state["places"]), "every row is within a document"
     loop.train(killed)
     assert_same_run(killed, whole)
+
+
+def test_a_signal_while_the_ablation_is_compiled(tmp_path, monkeypatch):
+    """Guards against a batch that is saved as read and never was: the run that goes on would skip it."""
+    settings: dict[str, Any] = {"mesh": MeshConfig(num_devices=2), "checkpoint": CheckpointConfig(period=100)}
+    three = stream_job(tmp_path, "three", total_steps=3, **settings)
+    loop.train(three)
+    released = threading.Event()
+
+    def compile_ablation(program: Program, length: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(60)
+
+    monkeypatch.setattr(Program, "compile_ablation", compile_ablation)
+    stopped = stream_job(tmp_path, "stopped", total_steps=8, **settings)
+    with pytest.raises(Stopped, match="stopped after step 3 of 8, and saved"):
+        loop.train(stopped)
+    released.set()
+    saved, expected = (final(job, make_program(job).abstract_state) for job in (stopped, three))
+    assert saved.step == expected.step == 3
+    assert saved.data_state == expected.data_state
 
 
 def test_evaluation_has_a_state_of_its_own(tmp_path):
