@@ -1,4 +1,5 @@
 # Every target does its own set-up: Python 3.11 to 3.13 and make are all that it needs.
+#   make install    .venv with the command famjax and the locked packages
 #   make demo       trains FAM and BSWA on this machine, scans what each remembers, and writes a report
 #   make imported   pretrains a small decoder, exports and imports it, gives it a memory with LoRA, and scans that
 #   make test       the fast tests
@@ -18,10 +19,13 @@ PARITY_PACKAGES ?= torch==2.13.0 transformers peft
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo imported test test-pods slow parity lint wheel lock clean
+.PHONY: help install demo imported test test-pods slow parity lint wheel lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
+
+install: $(READY)
+	@echo "famjax is in .venv: . $(BIN)/activate"
 
 # The demo's commands, one a line: the same command line as any other job's, with the gin files of gin/recipes.
 FAMJAX := $(BIN)/python -m famjax.main
@@ -82,6 +86,7 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	    || { echo "make: $(PYTHON) is $$($(PYTHON) -V); Python 3.11 or later is needed (PYTHON=python3.11 make ... chooses one)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	    || { echo "make: $(PYTHON) lacks the venv module (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "installing the locked packages into .venv (some minutes, 2 GB of downloads) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .

@@ -16,7 +16,7 @@ from famjax.planning.topology import find_libtpu
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # CI runs these (.ci/run, and the demo by hand before a release).
-RUN_BY_CI = {"make demo", "make test", "make test-pods"}
+RUN_BY_CI = {"make install", "make demo", "make test"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.\w+)\n")
 CONSOLE_SCRIPT = """#!{python}

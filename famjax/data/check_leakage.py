@@ -26,7 +26,9 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--steps", type=int, default=8, help="batches to read; default: 8")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="batches to check, of those in which a document ends; default: 8"
+    )
     own, others = parser.parse_known_args(arguments)
     leave_absent_tpus()
     try:
@@ -53,7 +55,7 @@ def _check(steps: int, arguments: Sequence[str]) -> str:
     data = job.data
     report = (
         f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, "
-        f"{found.targets} targets, in {steps} batches of {data.batch_size} x {job.step_length} tokens\n"
+        f"{found.targets} targets, in {steps} such batches of {data.batch_size} x {job.step_length} tokens\n"
         f"first inputs that are not the beginning token: {found.wrong_inputs}\n"
         f"padding that counts in the loss: {found.weighted_padding}\n"
         f"largest change behind a beginning, everything before it replaced: {found.output_difference} "

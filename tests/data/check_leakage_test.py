@@ -1,6 +1,7 @@
 """`python -m famjax.data.check_leakage`: it finds nothing where nothing leaks, and finds what does."""
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,9 @@ def test_a_first_input_of_the_document_before_is_found(check, monkeypatch):
         batches = open_document_batches(*arguments, **settings)
 
         class Shifted:
+            def __iter__(self):
+                return self
+
             def __next__(self):
                 batch = next(batches)
                 tokens, (rows, blocks) = batch["tokens"].copy(), np.nonzero(batch["begins"])
@@ -110,9 +114,15 @@ def test_a_first_input_of_the_document_before_is_found(check, monkeypatch):
 
 def test_what_cannot_be_checked_is_told(check):
     """Guards against "nothing leaks" about batches in which no document ends, and against other tasks."""
-    code, _, errors = check("--steps=1")
+    code, output, errors = check("--steps=1")
+    assert code == 0, errors
+    beginnings = int(re.search(r"(\d+) beginnings of documents behind others", output)[1])
+    assert beginnings > 0, "the batches before, in which none ends, are passed over"
+    code, _, errors = check(
+        "--gin.Documents.validation_fraction=0.5", "--gin.train/DataConfig.split='validation'", "--steps=1000"
+    )
     assert code == 3
-    assert "No document ends within 1 batches of 4 rows of 64 tokens" in errors
+    assert "split 'validation', ended after" in errors
     code, _, errors = check("--gin.MIXTURE_OR_TASK_NAME='passkey'")
     assert code == 2
     assert "the task 'passkey' is of type PassKey; allowed: tasks of type Documents or Instructions" in errors
