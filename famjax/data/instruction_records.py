@@ -11,7 +11,7 @@ from famjax.data.chat import NO_TEMPLATE
 from famjax.data.chat_template import checked_messages
 from famjax.data.corpus_files import CorpusFile
 from famjax.data.instructions_config import Instructions
-from famjax.data.json_objects import BadRecordError, Fields
+from famjax.data.json_objects import BadRecordError, Fields, how_to_skip
 from famjax.data.marked import Marked
 from famjax.data.pieces import answer_tokens
 from famjax.data.questions.dataset_files import UnreadableError, read_file, text_field
@@ -49,9 +49,7 @@ class RecordEncoder:
                     yield marked(record.decode(), self.config, self.vocabulary).packed(), record.number
                 except BadRecordError as bad:
                     if self.config.bad_records == "error":
-                        raise DataError(
-                            f"{record.place}: {bad} (Instructions.bad_records = 'skip' leaves such records out)"
-                        ) from None
+                        raise DataError(f"{record.place}: {bad} ({how_to_skip(self.config)})") from None
                     skipped[bad.kind] += 1
         except UnreadableError as error:
             raise DataError(str(error)) from error
@@ -75,6 +73,12 @@ def marked(fields: Fields, config: Instructions, vocabulary: Vocabulary) -> Mark
 
 def _prompt(fields: Fields, config: Instructions, vocabulary: Vocabulary) -> Marked:
     """Prompt, separator, answer, and the end token where the vocabulary has one."""
+    if config.messages_field in fields and config.inputs_field not in fields:
+        raise BadRecordError(
+            f"no field {config.inputs_field!r}, but {config.messages_field!r}: of chats, whose form is "
+            "--gin.Instructions.form=\"'chats'\"",
+            "missing_field",
+        )
     prompt = text_field(fields, config.inputs_field) + config.separator
     tokens, num_answers = answer_tokens(vocabulary, prompt, text_field(fields, config.targets_field), first=True)
     end = [] if vocabulary.eos_id is None else [vocabulary.eos_id]

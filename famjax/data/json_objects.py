@@ -16,6 +16,11 @@ class BadRecordError(Exception):
         self.kind = kind
 
 
+def how_to_skip(config: object) -> str:
+    """What a message about a bad record ends in."""
+    return f"--gin.{type(config).__name__}.bad_records=\"'skip'\" leaves such records out"
+
+
 def json_object(raw: bytes) -> Fields:
     """Decodes a line of JSON lines; BadRecordError of what is no object in UTF-8."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from famjax.data.corpus_files import CorpusFile
-from famjax.data.json_objects import BadRecordError, json_object
+from famjax.data.json_objects import BadRecordError, how_to_skip, json_object
 from famjax.data.task_config import Documents
 from famjax.errors import DataError
 
@@ -56,9 +56,7 @@ def read_documents(file: CorpusFile, config: Documents, skipped: collections.Cou
                     yield from _record(raw, line, config.field) if is_json else [Document(_decode(raw, line), line)]
                 except _BadRecordError as bad:
                     if config.bad_records == "error":
-                        raise DataError(
-                            f"{file.path}:{bad.line}: {bad} (Documents.bad_records = 'skip' leaves such records out)"
-                        ) from None
+                        raise DataError(f"{file.path}:{bad.line}: {bad} ({how_to_skip(config)})") from None
                     skipped[bad.kind] += 1
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file.path}: cannot be read: {error}") from error

@@ -169,7 +169,7 @@ class Answerer:
         unknown_id = self._model.vocabulary.unk_id
         for ids in pieces:
             if self._stop.requested:
-                raise Stopped(f"{self._stop.name}: stopped while reading. Run the same command again to go on.")
+                raise Stopped(f"{self._stop.name}: stopped while reading.")
             yield ids
             count.tokens += len(ids)
             count.unknown += int(np.count_nonzero(ids == unknown_id))

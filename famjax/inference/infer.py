@@ -43,14 +43,23 @@ def infer(job: InferJob) -> None:
                 progress.report(f"{job.output} has {done} of {prompts.count} results already.")
             answerer = AdaptingAnswerer(model, job.memory, progress, stop)
             remaining = prompts.read(done)
-            while batch := list(itertools.islice(remaining, job.batch_size)):
-                if stop.requested:
-                    raise Stopped(f"{stop.name}: stopped with {progress.done} of {prompts.count} prompts answered.")
-                for result in answerer.answer(batch):
-                    results.write(result)
-                    progress.done += 1
-                    progress.show()
+            try:
+                while batch := list(itertools.islice(remaining, job.batch_size)):
+                    if stop.requested:
+                        raise Stopped(f"{stop.name}: stopped with {progress.done} of {prompts.count} prompts answered.")
+                    for result in answerer.answer(batch):
+                        results.write(result)
+                        progress.done += 1
+                        progress.show()
+            except Stopped as stopped:
+                raise Stopped(f"{stopped} {_how_to_go_on(job)}") from None
         progress.report(progress.line())
+
+
+def _how_to_go_on(job: InferJob) -> str:
+    if job.output == STANDARD_STREAM:
+        return "A second run begins anew; it would go on behind the results in a file (--gin.OUTPUT_FILE)."
+    return "The same command goes on behind the results that are written."
 
 
 def _open_model(job: InferJob) -> LanguageModel:

@@ -99,6 +99,7 @@ class Watch:
         self._now = _Now(_STARTING, None, time.monotonic())
         self._number = next(_numbers)
         self._status, self._code, self._message, self._beats = _RUNNING, 0, "", 0
+        self._has_beaten = False
         self._closed, self._all_done, self._all_broken = threading.Event(), threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -123,8 +124,7 @@ class Watch:
         self._enter(self._now.phase)
 
     def __enter__(self) -> "Watch":
-        with contextlib.suppress(OSError):  # Whether the folder can be written is the run's to find out, and to tell.
-            write_heartbeat(self._folder, self._process, *self._now[:2])
+        self._beat()
         self._start(self._beat, self._config.heartbeat_seconds, "heartbeat")
         self._start(self._patrol, min(_POLL_SECONDS, self._config.heartbeat_seconds), "limits")
         if coordination.is_connected():
@@ -157,11 +157,16 @@ class Watch:
         self._threads[-1].start()
 
     def _beat(self) -> None:
-        """Writes the heartbeat file; a full disk, or a bucket that is away for a while, does not end the job."""
+        """Writes the heartbeat file; a full disk, or a bucket that is away for a while, does not end the job.
+
+        Whether the folder can be written at all is the run's to find out, and to tell.
+        """
         try:
             write_heartbeat(self._folder, self._process, *self._now[:2])
+            self._has_beaten = True
         except OSError as error:
-            logging.warning("%s: the heartbeat file cannot be written (%s).", self._folder / FOLDER, error)
+            if self._has_beaten:
+                logging.warning("%s: the heartbeat file cannot be written (%s).", self._folder / FOLDER, error)
 
     def _patrol(self) -> None:
         """Ends the process where its phase takes longer than it may."""

@@ -26,6 +26,9 @@ State = Any  # A pytree of jax.Array: the train state. Its abstract form has jax
 
 _CAUSE_LENGTH = 160
 
+# What has one number for each row of streamed documents.
+_ROWS = "stream/num_tokens"
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -290,7 +293,14 @@ class Checkpointer:
                 f"{folder.path} is of another model: {'; '.join(different)}. Set the model as it was, or start a new "
                 f"run in another {FLAG} (with INITIAL_CHECKPOINT_PATH to take parameters from this one)."
             )
-        if different := _state_differences(files.stored_arrays(folder.path), files.array_paths(abstract_state)):
+        stored, wanted = files.stored_arrays(folder.path), files.array_paths(abstract_state)
+        if _ROWS in stored and _ROWS in wanted and stored[_ROWS].shape != wanted[_ROWS].shape:
+            (before,), (now,) = stored[_ROWS].shape, wanted[_ROWS].shape
+            raise CheckpointError(
+                f"{folder.path} carries the documents of {before} rows, and this run has {now}: a run that streams "
+                f"documents keeps its batch. Set --gin.BATCH_SIZE={before}, or start a new run in another {FLAG}."
+            )
+        if different := _state_differences(stored, wanted):
             raise CheckpointError(
                 f"{folder.path} has another train state (another optimizer, curriculum, frozen parameters or streamed "
                 f"rows?): {files.shortened(different)}. Set them as they were, or start a new run in another {FLAG}."

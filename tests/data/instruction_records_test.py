@@ -105,7 +105,7 @@ def test_bad_conversations_are_named_or_counted(kind, tmp_path, reading):
     record, message = BAD[kind]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": chat(0)}) + "\n\n" + json.dumps(record))
     settings = {"paths": (str(tmp_path / "a.jsonl"),), "form": "chats", "repeat_length": 0, "validation_fraction": 0.0}
-    with pytest.raises(DataError, match=rf"a\.jsonl:3: {message}.*Instructions\.bad_records = 'skip'"):
+    with pytest.raises(DataError, match=rf"a\.jsonl:3: {message}.*Instructions\.bad_records=.'skip'"):
         InstructionExamples(Instructions(**settings), reading(longest=200, vocabulary=vocabulary))
     skipping = InstructionExamples(
         Instructions(bad_records="skip", **settings), reading(longest=200, vocabulary=vocabulary)

@@ -222,10 +222,14 @@ def test_bad_records_are_named_or_counted(config, reading, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text("\n".join(lines))
     bad = dataclasses.replace(config, paths=(str(path),))
-    with pytest.raises(DataError, match=r"bad\.jsonl:3: no field 'targets'.*Instructions\.bad_records = 'skip'"):
+    with pytest.raises(DataError, match=r"bad\.jsonl:3: no field 'targets'.*Instructions\.bad_records=.'skip'"):
         InstructionExamples(bad, reading())
     skipping = InstructionExamples(dataclasses.replace(bad, bad_records="skip"), reading())
     assert skipping.skipped == {"missing_field": 3, "invalid_json": 1}
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(json.dumps({"messages": []}))
+    with pytest.raises(DataError, match=r"of chats, whose form is --gin\.Instructions\.form=.'chats'"):
+        InstructionExamples(dataclasses.replace(config, paths=(str(chats),)), reading())
     assert text_of(skipping[0].targets) == f"q00 \na00 {END}"
 
 

@@ -157,9 +157,11 @@ def test_a_signal_stops_a_long_text(job, monkeypatch):
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Progress, "show", show)
-    with pytest.raises(Stopped, match="SIGTERM: stopped while reading"):
+    with pytest.raises(Stopped, match=r"stopped while reading\. The same command goes on behind"):
         infer(job)
     assert Path(job.output).read_text() == ""
+    with pytest.raises(Stopped, match=r"A second run begins anew; .*--gin\.OUTPUT_FILE"):
+        infer(dataclasses.replace(job, output="-"))
 
 
 def test_documents_are_read_once(job, folder, tmp_path, monkeypatch):

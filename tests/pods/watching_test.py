@@ -60,6 +60,23 @@ def test_a_heartbeat_says_where_the_process_is(tmp_path, ended):
     assert not ended.codes
 
 
+def test_a_heartbeat_that_cannot_be_written(tmp_path, ended, monkeypatch, caplog):
+    """Guards against a full disk that ends the run, or that nobody hears of; and a wrong folder that is told twice."""
+    (tmp_path / "file").touch()
+    with Watch(FAST, epath.Path(tmp_path / "file"), StopSignal(), exit_process=ended):
+        time.sleep(0.3)
+    assert "heartbeat" not in caplog.text
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with Watch(FAST, epath.Path(tmp_path), StopSignal(), exit_process=ended):
+        monkeypatch.setattr(watching, "write_heartbeat", fail)
+        time.sleep(0.3)
+    assert "the heartbeat file cannot be written ([Errno 28]" in caplog.text
+    assert not ended.codes
+
+
 @pytest.mark.parametrize("limit", ["step_seconds", "phase_seconds"])
 def test_a_hang_ends_the_process(tmp_path, ended, capsys, limit):
     """Guards against a job that hangs for ever, and against a long compilation that is taken for a hanging step."""

@@ -19,7 +19,7 @@ import pytest
 from flax import linen as nn
 from resume_test import assert_same_run, final
 
-from famjax.errors import ConfigError, Stopped
+from famjax.errors import CheckpointError, ConfigError, Stopped
 from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.training import feed, loop
@@ -285,6 +285,9 @@ def test_a_signal_while_the_ablation_is_compiled(tmp_path, monkeypatch):
     saved, expected = (final(job, make_program(job).abstract_state) for job in (stopped, three))
     assert saved.step == expected.step == 3
     assert saved.data_state == expected.data_state
+    wider = dataclasses.replace(stopped, data=dataclasses.replace(stopped.data, batch_size=16))
+    with pytest.raises(CheckpointError, match=r"documents of 8 rows, and this run has 16: .*--gin\.BATCH_SIZE=8"):
+        loop.train(wider)
 
 
 def test_evaluation_has_a_state_of_its_own(tmp_path):

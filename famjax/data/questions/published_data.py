@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.json_objects import BadRecordError
+from famjax.data.json_objects import BadRecordError, how_to_skip
 from famjax.data.questions.dataset_files import Record, UnreadableError, local_files, read_file
 from famjax.data.questions.published_forms import Item, columns_of, item_of
 from famjax.data.questions.reading_config import PublishedData
@@ -114,9 +114,7 @@ def _items(
             yield item_of(record.decode(), config)
         except BadRecordError as bad:
             if config.bad_records == "error":
-                raise DataError(
-                    f"{record.place}: {bad} ({type(config).__name__}.bad_records = 'skip' leaves such records out)"
-                ) from None
+                raise DataError(f"{record.place}: {bad} ({how_to_skip(config)})") from None
             skipped[bad.kind] += 1
 
 

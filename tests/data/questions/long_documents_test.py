@@ -113,7 +113,7 @@ def test_errors_name_the_task(reading, config, error, message):
 def test_an_undecodable_theory(theories, reading, tmp_path):
     """Guards against a bad file without its place, and against one that is skipped without a count."""
     (tmp_path / "afp" / "Bad.thy").write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"Bad\.thy:1: .*Isabelle\.bad_records = 'skip'"):
+    with pytest.raises(DataError, match=r"Bad\.thy:1: .*Isabelle\.bad_records=.'skip'"):
         open_long_documents(Isabelle(paths=(theories,), validation_fraction=1.0), reading(split="validation"))
     skipping = Isabelle(paths=(theories,), validation_fraction=1.0, bad_records="skip")
     assert open_long_documents(skipping, reading(split="validation")).skipped == {"undecodable": 1}
