@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from famjax.planning.topology import require_libtpu, slice_devices
 from famjax.planning.trials import Change, Trials
 from famjax.planning.work import work_of
 from famjax.pods.gpus import KINDS, parse_gpus
-from famjax.pods.mesh import BATCH_AXES
+from famjax.pods.mesh import num_batch_shards
 from famjax.pods.slices import GIB, TpuSlice, parse_slice
 from famjax.training.compiled_steps import save_step
 from famjax.training.config import TrainJob
@@ -81,7 +80,7 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.in
     here = _placed(job, settings)
     devices = slice_devices(here.tpu, here.num_slices)
     program = make_program(here.job, devices)
-    shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
+    shards = num_batch_shards(program.mesh)
     check_batch(here.job, shards)
     report(f"compiling the train step for {here.tpu.name}, {lengths[0]:,} tokens a row")
     step = compile_train_step(program, lengths[0], here.tpu)

@@ -14,7 +14,7 @@ from famjax.planning.plan import Trial
 from famjax.planning.speed import tokens_per_second
 from famjax.planning.topology import slice_devices
 from famjax.pods.config import MeshConfig
-from famjax.pods.mesh import BATCH_AXES
+from famjax.pods.mesh import num_batch_shards
 from famjax.pods.slices import TpuSlice
 from famjax.training.config import TrainJob
 from famjax.training.program import Program, make_program
@@ -57,7 +57,7 @@ class Trials:
         """
         try:
             program = make_program(change.job, slice_devices(change.tpu, change.num_slices))
-            shards = math.prod(program.mesh.shape[axis] for axis in BATCH_AXES)
+            shards = num_batch_shards(program.mesh)
             check_batch(change.job, shards)
         except ConfigError:
             return None
