@@ -5,8 +5,8 @@ sends in a step within slices (ICI) and between them (DCN). It needs libtpu (`pi
 minutes and some GB of memory for each line.
 
     python benchmarks/plans.py --models=1b,8b,24b --slices=v5e-32,v5p-64 [--lora] [--table] [--gin NAME=VALUE ...]
-    python benchmarks/plans.py --models=1b --slices=v5e-8,v5e-64,v5e-256 --rows_per_chip=1     (weak scaling)
-    python benchmarks/plans.py --models=8b --slices=v5e-256 --largest_batch                    (by doubling)
+    python benchmarks/plans.py --models=1b --slices=v5e-8,v5e-64,v5e-256 --rows_per_chip=1 --sharding=fully_sharded
+    python benchmarks/plans.py --models=8b --slices=v5e-256 --batch=64 --largest_batch --sharding=tensor_parallel
 """
 
 import argparse
@@ -53,6 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="rows; default: 128, the paper's")
     parser.add_argument("--rows_per_chip", type=int, help="the batch is so many for each chip")
     parser.add_argument("--largest_batch", action="store_true", help="double the batch for as long as it fits")
+    parser.add_argument("--sharding", metavar="TABLE", help="of gin/sharding; default: the trainer's own rules")
     parser.add_argument("--table", action="store_true", help="print rows of a Markdown table in place of JSON")
     parser.add_argument("--lora", action="store_true", help="the paper's LoRA finetuning, over a frozen base")
     parser.add_argument("--gin", nargs="*", default=[], metavar="NAME=VALUE", help="further settings")
@@ -62,34 +63,30 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _lines(flags: argparse.Namespace, model: str, name: str) -> Iterator[dict[str, Any]]:
     chips = parse_slice(name).chips * flags.num_slices
     batch = flags.rows_per_chip * chips if flags.rows_per_chip else flags.batch
+    settings = [f"NUM_SLICES={flags.num_slices}", *flags.gin]
+    chosen = {"lora": flags.lora, "sharding": flags.sharding, "settings": settings}
     while True:
-        line = plan_line(model, name, flags.num_slices, batch, lora=flags.lora, settings=flags.gin)
+        line = {"benchmark": "plan", "model": model, **chosen, **plan_line(make_job(model, batch, **chosen), name)}
         yield line
         if not flags.largest_batch or not line["fits"]:
             return
         batch *= 2
 
 
-def plan_line(
-    model: str, name: str, num_slices: int, batch: int, *, lora: bool, settings: Sequence[str]
-) -> dict[str, Any]:
-    """The figures of one model on one slice."""
-    tpu = parse_slice(name)
-    job = make_job(model, batch, num_slices, lora=lora, settings=settings)
+def plan_line(job: TrainJob, name: str) -> dict[str, Any]:
+    """The figures of a job on TPU slices of one kind."""
+    tpu, num_slices = parse_slice(name), job.mesh.num_slices
     program = make_program(job, slice_devices(tpu, num_slices))
     plan = compile_train_step(program, job.step_length, tpu).plan
     memory = plan.memory
     work = work_of(job, job.step_length, num_slices * tpu.peak_flops, program.trained)
     return {
-        "benchmark": "plan",
-        "model": model,
-        "lora": lora,
         "slice": name,
         "num_slices": num_slices,
         "mesh": dict(program.mesh.shape),
-        "batch": batch,
+        "batch": job.data.batch_size,
+        "microbatches": job.num_microbatches,
         "length": job.step_length,
-        "settings": list(settings),
         "memory": {**dataclasses.asdict(memory), "total": memory.total},
         "fits": memory.fits,
         **sent_bytes(plan),
@@ -101,26 +98,27 @@ def plan_line(
 
 
 def table_row(line: dict[str, Any]) -> str:
-    """A row of docs/pods.md's table: model, slice, mesh, settings, GiB a chip, of how many, what is sent, seconds."""
-    memory, tpu = line["memory"], parse_slice(line["slice"])
-    mesh = " x ".join(f"{axis} {size}" for axis, size in line["mesh"].items() if size > 1)
-    job = make_job(line["model"], line["batch"], line["num_slices"], lora=line["lora"], settings=line["settings"])
+    """A row of a table: model, slice, mesh, microbatches, rows, GiB a chip, GiB that a chip sends, seconds."""
+    memory = line["memory"]
     cells = (
         line["model"] + (" LoRA" if line["lora"] else ""),
-        f"{line['slice']} ({tpu.chips * line['num_slices']})",
-        mesh,
-        str(job.num_microbatches),
+        f"{line['slice']} ({parse_slice(line['slice']).chips * line['num_slices']})",
+        " x ".join(f"{axis} {size}" for axis, size in line["mesh"].items() if size > 1),
+        str(line["microbatches"]),
+        str(line["batch"]),
         *(f"{memory[name] / GIB:.2f}" for name in ("parameters", "optimizer", "gradients", "temporaries", "total")),
         "fits" if line["fits"] else "does not fit",
-        f"{line['ici_bytes'] / GIB:.1f}" if line["fits"] else "",
+        *(f"{line[name] / GIB:.1f}" if line["fits"] else "" for name in ("ici_bytes", "dcn_bytes")),
         f"{line['step_seconds_at_40']:.1f}",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def make_job(model: str, batch: int, num_slices: int, *, lora: bool, settings: Sequence[str]) -> TrainJob:
+def make_job(model: str, batch: int, *, lora: bool, sharding: str | None, settings: Sequence[str]) -> TrainJob:
     """The paper's finetuning of a model, with other settings where given."""
-    files = ["runs/finetune.gin", f"models/{model}.gin", "memory/fam.gin", *(["finetuning/lora.gin"] if lora else [])]
+    files = ["runs/finetune.gin", f"models/{model}.gin", "memory/fam.gin"]
+    files += ["finetuning/lora.gin"] if lora else []
+    files += [f"sharding/{sharding}.gin"] if sharding else []
     flags = {
         "MODEL_DIR": "'not-written'",
         "INITIAL_CHECKPOINT_PATH": "'not-read'",
@@ -128,7 +126,6 @@ def make_job(model: str, batch: int, num_slices: int, *, lora: bool, settings: S
         "TASK_FEATURE_LENGTHS": f"{{'targets': {LENGTH}}}",
         "TRAIN_STEPS": "50_000",
         "BATCH_SIZE": str(batch),
-        "NUM_SLICES": str(num_slices),
         **dict(setting.split("=", 1) for setting in settings),
     }
     job: TrainJob = load(TrainJob, files, list(flags.items())).job

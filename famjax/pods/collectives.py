@@ -40,6 +40,8 @@ _MESH_GROUPS = re.compile(r"^mesh\[([^\]]*)\](?:,\s*device_ids=\((.*?)\))?\s*\{(
 _PERMUTED = re.compile(r"^(?:<=)?\[([\d,]+)\]T\(([\d,]+)\)$")
 _MESH_AXIS = re.compile(r"(?P<name>[\w'\"]+)(?::\((?P<before>\d+)\)(?P<size>\d+))?$")
 _INTEGER = re.compile(r"^[su]\d+\[\]")
+# A TPU may spread one collective over many fusions, each of which names it again: -1 is where it starts.
+_CONTINUED = re.compile(r'"async_collective_fusion_config":\{"flag_start":"(?!-1")')
 # What a TPU sends to other slices: a transfer that its runtime completes to the collective named there.
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
@@ -186,6 +188,8 @@ def _walk(computations: _Computations, name: str, times: int, mesh: Mesh) -> Ite
     for instruction in computations[name]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in KINDS:
+            if _CONTINUED.search(instruction.attributes):
+                continue
             # On TPU a reduce-scatter may be a fused all-reduce and slice, in a computation with this name.
             is_scatter = kind == "all-reduce" and name.startswith("all-reduce-scatter")
             collective = _collective(instruction, "reduce-scatter" if is_scatter else kind, shapes, times, mesh)

@@ -160,6 +160,17 @@ def test_what_goes_between_slices(mesh):
     assert not any(each.between_slices for each in collectives_of(PROGRAM, mesh))
 
 
+def test_one_that_is_spread_over_fusions_is_one(mesh):
+    """Guards against a gather counted as often as TPU's compiler names it: in every fusion beside it."""
+    line = """  %{0} = f32[16,8]{{1,0}} all-gather(%{1}), replica_groups=[4,2]<=[8], dimensions={{0}}, \
+backend_config={{"async_collective_fusion_config":{{"flag_start":"{2}","flag_end":"{3}"}}}}
+"""
+    text = "ENTRY %main () -> f32[] {\n  %p = f32[8,8]{1,0} parameter(0)\n"
+    parts = (("begun", "p", -1, -1), ("goes-on", "p", 2, 8), ("ended", "p", 2, 8))
+    text += "".join(line.format(*part) for part in parts) + "}\n"
+    assert [each.name for each in collectives_of(text, mesh)] == ["begun"]
+
+
 def test_bytes():
     """Guards against a count that takes an all-reduce for as cheap as a reduce-scatter."""
     kinds = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
