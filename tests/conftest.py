@@ -6,6 +6,7 @@ test that needs no jax does not pay for its import.
 
 import gc
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,25 @@ os.environ["NPROC"] = str(4 * NUM_DEVICES)
 
 # Installed for the whole session: modules of famjax that are imported from here on check their annotations.
 install_import_hook("famjax", "typechecking.check")
+
+# What jax says when another process has written an entry of the cache half: it compiles then.
+_UNREADABLE_ENTRY = "ignore:Error reading persistent compilation cache entry"
+_MOST_CACHE_BYTES = 4 * 2**30
+
+
+def pytest_configure(config):
+    """Compiled programs are kept, for all workers, for processes that tests start, and for the next run.
+
+    Most of the tests' time is compilation, and most programs recur.
+    """
+    folder = config.cache.mkdir("compiled_programs")
+    if not hasattr(config, "workerinput") and sum(file.stat().st_size for file in folder.iterdir()) > _MOST_CACHE_BYTES:
+        shutil.rmtree(folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    config.addinivalue_line("filterwarnings", _UNREADABLE_ENTRY)
+
 
 _MAPS = Path("/proc/self/maps")
 _MOST_MAPS = 25_000

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -28,14 +28,13 @@ class Pair:
       outputs: files with what each has written.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, name: str) -> None:
         """Starts them.
 
         Args:
           command: what follows `python`; "{index}" and "{port}" are filled in.
           folder: where they run, and write their outputs.
           name: of the outputs.
-          environment: of both, besides this process's own.
         """
         flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
         port = free_port()
@@ -48,7 +47,7 @@ class Pair:
                     subprocess.Popen(
                         [sys.executable, *arguments],
                         cwd=folder,
-                        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, **environment},
+                        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags},
                         stdout=file,
                         stderr=subprocess.STDOUT,
                     )

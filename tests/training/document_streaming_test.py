@@ -42,7 +42,6 @@ from famjax.training.streaming_config import Streaming
 from tiny_job import BLOCK, MODEL, make_data, make_job, write_documents
 from tolerances import EXACT, FLOAT32, assert_close
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROWS = 4
 
 
@@ -236,7 +235,7 @@ def train_slowly(job: TrainJob) -> None:
     loop.train(job)
 
 
-def test_a_run_killed_within_documents_goes_on(tmp_path, compilation_cache, monkeypatch):
+def test_a_run_killed_within_documents_goes_on(tmp_path):
     """Guards against a place in a document, or a row's memory, that only the killed process knew."""
     settings = {
         "logging": LoggingConfig(period=1, diagnostics_period=None),
@@ -246,8 +245,6 @@ def test_a_run_killed_within_documents_goes_on(tmp_path, compilation_cache, monk
     }
     whole, killed = (stream_job(tmp_path, name, **settings) for name in ("whole", "killed"))
     loop.train(whole)
-    for name, value in compilation_cache.items():
-        monkeypatch.setenv(name, value)
     process = multiprocessing.get_context("spawn").Process(target=train_slowly, args=(killed,))
     process.start()
     log, deadline = Path(killed.model_dir) / "metrics.jsonl", time.monotonic() + 300

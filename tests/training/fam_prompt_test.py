@@ -14,7 +14,6 @@ from finetuned import write_base
 from tiny_job import MODEL, make_job
 
 STILL = {"optimizer": AdamW(schedule=Schedule(peak=0.0)), "total_steps": 1, "curriculum": Curriculum()}
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def rows_of(params):

@@ -37,7 +37,6 @@ LORA = LoraConfig(rank=2, alpha=4.0, dropout=0.1)
 ADAPTED = dataclasses.replace(MODEL, lora=LORA)
 MEMORY = {"fam_prompt"}
 ADAPTERS = {path for path in parameter_shapes(ADAPTED) if "/lora_" in path}
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 @pytest.fixture(scope="module")

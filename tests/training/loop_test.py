@@ -21,8 +21,6 @@ from famjax.training.losses import ScoreSums
 from famjax.training.program import Program
 from tiny_job import make_data, make_job
 
-pytestmark = pytest.mark.usefixtures("compilation_cache")
-
 
 class Steps:
     """Stands in for the compiled programs: counts steps, gives scripted metrics, and writes down what happens."""

@@ -27,7 +27,6 @@ from train_states import assert_identical
 
 ROOT = Path(__file__).parent.parent.parent
 CLOCK = {"time", *(field.name for field in dataclasses.fields(Rates))}
-pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def metrics_of(model_dir: str) -> list[dict[str, Any]]:
@@ -151,13 +150,13 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, compilation_cache) -> tuple[Path, Callable[[str], Process], Callable[[str], TrainJob]]:
+def runs(tmp_path_factory) -> tuple[Path, Callable[[str], Process], Callable[[str], TrainJob]]:
     """A folder with the configuration and an uninterrupted run "whole"; starts a process, gives a job, by name."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "documents").mkdir()
     (folder / "run.gin").write_text(GIN.format(paths=write_documents(folder / "documents")))
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    environment = {**os.environ, **compilation_cache, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
     def start(name: str) -> Process:
         return Process(folder, name, environment)

@@ -43,13 +43,13 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, compilation_cache) -> Runs:
+def runs(tmp_path_factory) -> Runs:
     """All that `pair_jobs` does, by one process in `one...` and by two in the others."""
     folder = tmp_path_factory.mktemp("runs")
     train(training(folder, "one"))
     half(folder, "one_then_two", of="one")
     script = str(Path(pair_jobs.__file__))
-    with Pair([script, str(folder), "{port}", "{index}"], folder, "jobs", compilation_cache) as pair:
+    with Pair([script, str(folder), "{port}", "{index}"], folder, "jobs") as pair:
         assert pair.codes() == [0, 0], pair.text()
     return folder
 
@@ -144,7 +144,7 @@ COMMAND = [
 ]
 
 
-def test_a_signal_stops_all_and_a_death_ends_all(tmp_path, compilation_cache):
+def test_a_signal_stops_all_and_a_death_ends_all(tmp_path):
     """Guards against hosts that wait for ever for one that was stopped or killed, and a restart that forgets something.
 
     The run is stopped, then one process of its restart is killed, then the coordinator of the next restart.
@@ -152,7 +152,7 @@ def test_a_signal_stops_all_and_a_death_ends_all(tmp_path, compilation_cache):
     (tmp_path / "run.gin").write_text(GIN)
     run = tmp_path / "run"
 
-    with Pair(COMMAND, tmp_path, "stopped", compilation_cache) as pair:
+    with Pair(COMMAND, tmp_path, "stopped") as pair:
         pair.wait_for(lambda: pair.step() >= 3)
         pair.processes[1].send_signal(signal.SIGTERM)
         assert pair.codes() == [143, 143], pair.text()
@@ -160,7 +160,7 @@ def test_a_signal_stops_all_and_a_death_ends_all(tmp_path, compilation_cache):
     stopped = max(int(path.name.partition("_")[2]) for path in run.glob("checkpoint_*"))
     assert log(run)[-1]["step"] == stopped, "every step that was made is saved"
 
-    with Pair(COMMAND, tmp_path, "killed", compilation_cache) as pair:
+    with Pair(COMMAND, tmp_path, "killed") as pair:
         pair.wait_for(lambda: pair.step() >= stopped + 13)
         pair.processes[1].send_signal(signal.SIGKILL)
         assert pair.codes(timeout=60) == [7, -signal.SIGKILL], pair.text()
@@ -172,7 +172,7 @@ def test_a_signal_stops_all_and_a_death_ends_all(tmp_path, compilation_cache):
     assert "loop.py" in stacks, "what the main thread waited for"
     before = log(run)
 
-    with Pair(COMMAND, tmp_path, "restarted", compilation_cache) as pair:
+    with Pair(COMMAND, tmp_path, "restarted") as pair:
         pair.wait_for(lambda: pair.step() > before[-1]["step"])
         pair.processes[0].send_signal(signal.SIGKILL)
         assert pair.codes(timeout=60) == [-signal.SIGKILL, 7], pair.text()
