@@ -31,7 +31,11 @@ _PIECE_BYTES = 256 << 10
 _WRITERS = 4
 _CHUNKS_UNDER_WAY = 8
 # The bits of the exponent in a number of each dtype.
-_EXPONENTS = {"float32": np.uint32(0x7F800000), "bfloat16": np.uint16(0x7F80), "float16": np.uint16(0x7C00)}
+_EXPONENTS: dict[str, np.unsignedinteger[Any]] = {
+    "float32": np.uint32(0x7F800000),
+    "bfloat16": np.uint16(0x7F80),
+    "float16": np.uint16(0x7C00),
+}
 METADATA_FILE = "_METADATA"
 _OCDBT_FILE = "manifest.ocdbt"
 _DICT_KEY = 2  # orbax's number for a key of a dict.
