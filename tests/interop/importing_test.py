@@ -138,13 +138,13 @@ def test_numbers_that_are_none_are_told(name, bad, tmp_path, caplog):
 
     rewrite(folder, spoil)
     import_checkpoint(folder, tmp_path / "out", SMALL)
-    (record,) = caplog.records
-    assert sorted(record.args[0].split(", ")) == sorted(spoilt)
-    assert record.getMessage().startswith("NaN or infinite numbers in model.")
+    (told,) = [text for text in caplog.messages if text.startswith("NaN or infinite numbers in ")]
+    assert all(tensor in told for tensor in spoilt)
+    assert told.count("model.") == 2
     assert find_checkpoint(tmp_path / "out").step == 0
     caplog.clear()
     import_fixture(name, tmp_path / "whole")
-    assert not caplog.records
+    assert not [text for text in caplog.messages if "infinite" in text]
 
 
 def test_interrupted_import_is_none(tmp_path, monkeypatch):
