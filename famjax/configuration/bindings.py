@@ -7,13 +7,14 @@ file that is included again is not read again.
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 
-from famjax.configuration.files import find_file, gin_root
+from famjax.configuration.files import find_file, gin_root, own_files_with
 from famjax.configuration.origin import Origin, nearest, suggestion
 from famjax.configuration.registry import configurable_names, parameter_names, register_all
 from famjax.configuration.statements import REQUIRED, Macro, Reference, Statement, parse_file, parse_flag
@@ -152,7 +153,8 @@ class _Reader:
         """A parameter without its class reads as a macro; otherwise it is a macro with another name."""
         classes = [cls for cls in map(find_configurable, configurable_names()) if cls is not None]
         parameters = [f"{cls.__name__}.{macro}" for cls in classes if macro in parameter_names(cls)]
-        return suggestion(parameters) or nearest(macro, set(self._macros_used) - {REQUIRED.name})
+        names = set(self._macros_used) - {REQUIRED.name}
+        return suggestion(parameters) or nearest(macro, names) or _files_that_use(macro)
 
     def _read(self, statements: Iterable[Statement]) -> None:
         for statement in statements:
@@ -213,3 +215,9 @@ class _Reader:
             self.problems.append(f"{origin}: {selector} is no dataclass; famjax's gin files set dataclasses only.")
             return None
         return cls
+
+
+def _files_that_use(macro: str) -> str:
+    """A hint at famjax's gin files that use a macro; empty where none does."""
+    files = own_files_with(rf"%{re.escape(macro)}\b")
+    return f" It is used in --gin_file={' or '.join(files)}." if files else ""

@@ -1,6 +1,7 @@
 """Finds gin files: from any working directory, in a checkout and in an installed wheel."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def find_file(name: str, search_paths: Sequence[Path], asked_by: str) -> Path:
     )
 
 
+def own_files_with(pattern: str) -> list[str]:
+    """famjax's own gin files, as `--gin_file` takes them, with a line in which the regular expression is found."""
+    expression = re.compile(pattern, re.MULTILINE)
+    return [str(path) for path in _own_files() if expression.search((gin_root() / path).read_text("utf-8"))]
+
+
+def _own_files() -> list[Path]:
+    """famjax's gin files but for those for t5x's main."""
+    own = (path.relative_to(gin_root()) for path in sorted(gin_root().rglob("*.gin")))
+    return [path for path in own if path.parts[0] != "t5x"]
+
+
 def _require_readable(path: Path, asked_by: str) -> None:
     try:
         path.read_text(encoding="utf-8")
@@ -52,8 +65,7 @@ def _require_readable(path: Path, asked_by: str) -> None:
 def _nearest_files(name: str, folders: Sequence[Path]) -> str:
     """Looks in the folder that the name points to and, for famjax's own files, in every folder of them."""
     files = {path.name: str(Path(name).parent / path.name) for folder in folders for path in _listing(folder, name)}
-    own = [path.relative_to(gin_root()) for path in sorted(gin_root().rglob("*.gin"))]
-    files |= {path.name: str(path) for path in own if path.parts[0] != "t5x"}  # Those are for t5x's main.
+    files |= {path.name: str(path) for path in _own_files()}
     return suggestion(files[match] for match in difflib.get_close_matches(Path(name).name, files, n=2, cutoff=0.75))
 
 

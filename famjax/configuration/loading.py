@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from famjax.configuration.bindings import Bindings, read_bindings
-from famjax.configuration.files import gin_root
+from famjax.configuration.files import own_files_with
 from famjax.configuration.resolving import Missing, Node, Resolver, map_nodes
 from famjax.configuration.value_types import describe
 from famjax.errors import ConfigError
@@ -109,7 +109,8 @@ def _missing_message(job_class: type, missing: Sequence[Missing]) -> str:
             explanation.append(f"asked for at {setting.wanted_at}")
         if explanation:
             lines.append(f"      {'; '.join(explanation)}")
-        if files := _files_that_bind(setting.name):
+        # As models/8b.gin binds MODEL to an object.
+        if files := own_files_with(rf"^{re.escape(setting.name)} *= *@"):
             lines.append(f"      or --gin_file= one of {', '.join(files)}")
     return "\n".join(lines)
 
@@ -120,12 +121,3 @@ def _example(expected: str) -> str:
     if expected.startswith("a dict"):
         return "\"{'...': ...}\""
     return "..." if not expected.startswith("@") else "@...()"
-
-
-def _files_that_bind(macro: str) -> list[str]:
-    """Returns famjax's gin files that bind a macro to an object, as models/8b.gin binds MODEL."""
-    pattern = re.compile(rf"^{re.escape(macro)} *= *@", re.MULTILINE)
-    root = gin_root()
-    return [
-        str(path.relative_to(root)) for path in sorted(root.rglob("*.gin")) if pattern.search(path.read_text("utf-8"))
-    ]

@@ -22,6 +22,7 @@ from famjax.data.records import read_documents
 from famjax.data.task_config import Documents
 from famjax.data.vocabularies import Vocabulary
 from famjax.errors import DataError
+from famjax.plurals import counted
 
 # What a cached corpus raises that is not there, or damaged.
 _UNUSABLE = (FileNotFoundError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile)
@@ -181,7 +182,7 @@ def _encode(files: tuple[CorpusFile, ...], encoder: Encoder, stream: IO[bytes]) 
             file_numbers.append(number)
             lines.append(line)
     if not file_numbers:
-        raise DataError(f"No {encoder.unit} holds any text, in {len(files)} files from {files[0].path} on.")
+        raise DataError(f"No {encoder.unit} holds any text, in {counted(len(files), 'file')} from {files[0].path} on.")
     stream.flush()
     return Encoded(
         tokens=np.asarray(np.memmap(stream, dtype, "r")),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from famjax.data.task_config import Documents
 from famjax.errors import ConfigError, DataError
+from famjax.plurals import counted
 
 SPLITS = ("train", "validation")
 # Not a corpus: installed packages, and tests, some of which are badly encoded on purpose.
@@ -46,9 +47,10 @@ def corpus_files(config: Documents, split: str) -> list[CorpusFile]:
     chosen = [file for file in files if (file in validation) == (split == "validation")]
     if not chosen:
         raise DataError(
-            f"The {split} split of the documents has none of the {len(files)} files (Documents.validation_fraction is "
-            f"{config.validation_fraction}). Set --gin.Documents.validation_paths=\"['...']\", or train without "
-            "evaluation: --gin.TrainJob.eval_data=None."
+            f"The {split} split of the documents has none of the {counted(len(files), 'file')} "
+            f"(Documents.validation_fraction is {config.validation_fraction}). Set "
+            "--gin.Documents.validation_paths=\"['...']\", or train without evaluation: "
+            "--gin.TrainJob.eval_data=None."
         )
     return chosen
 

@@ -89,8 +89,7 @@ class KeyTask:
     validation_examples: int = 256
 
     def __post_init__(self) -> None:
-        if self.depth is not None:
-            require_fraction(self, "depth")
+        require_fraction(self, "depth")
         require_choice(self, "wording", Wording)
         require_at_least(self, 1, "digits", "min_length", "length_multiple", "validation_examples")
         require_at_least(self, 0.0, "prompt_weight")

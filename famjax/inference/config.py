@@ -4,7 +4,7 @@ import dataclasses
 
 from famjax.errors import ConfigError
 from famjax.models.config import TransformerConfig
-from famjax.validation import require_above, require_at_least, require_fraction
+from famjax.validation import require_above, require_all, require_at_least, require_fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,12 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "max_new_tokens", "top_k", "num_samples")
-        require_at_least(self, 2, "max_repetitions")
-        require_at_least(self, 0, "temperature", "seed")
-        if self.top_p is not None:
-            require_fraction(self, "top_p")
-            require_above(self, 0, "top_p")
+        require_all(
+            lambda: require_at_least(self, 1, "max_new_tokens", "top_k", "num_samples"),
+            lambda: require_at_least(self, 2, "max_repetitions"),
+            lambda: require_at_least(self, 0, "temperature", "seed"),
+            self._require_top_p,
+        )
         for name, bound in (("seed", 2**32), ("max_new_tokens", 2**31), ("top_k", 2**31)):
             value = getattr(self, name)
             if value is not None and value >= bound:
@@ -64,6 +64,10 @@ class SamplingConfig:
                 f"SamplingConfig.num_samples = {self.num_samples} gives the same answer every time at temperature 0; "
                 "set --gin.SamplingConfig.temperature above 0."
             )
+
+    def _require_top_p(self) -> None:
+        require_fraction(self, "top_p")
+        require_above(self, 0, "top_p")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from famjax.data.vocabularies import make_vocabulary
 from famjax.errors import Stopped
 from famjax.inference.answering import AdaptingAnswerer
+from famjax.inference.compiling import COMPILING, compiling_within
 from famjax.inference.decoding import stop_token_ids
 from famjax.inference.interactive import converse
 from famjax.inference.job_config import STANDARD_STREAM, InferJob
@@ -14,6 +15,7 @@ from famjax.inference.language_model import LanguageModel
 from famjax.inference.progress import open_progress
 from famjax.inference.prompts import Prompts, open_prompts
 from famjax.inference.results import open_results
+from famjax.plurals import counted
 from famjax.training import model_settings
 from famjax.training.stopping import StopSignal
 
@@ -37,16 +39,21 @@ def infer(job: InferJob) -> None:
     with open_prompts(job, vocabulary) as prompts, open_results(job.output) as results, StopSignal() as stop:
         model = _open_model(job)
         done = results.resume(_settings(job, model, prompts), prompts.count)
-        with open_progress(lambda: model.clock.compiling, job.output == STANDARD_STREAM) as progress:
+        with (
+            open_progress(lambda: model.clock.compiling, job.output == STANDARD_STREAM) as progress,
+            compiling_within(lambda: progress.report(COMPILING), stop),
+        ):
             progress.start(prompts.count, done)
             if done:
-                progress.report(f"{job.output} has {done} of {prompts.count} results already.")
+                progress.report(f"{job.output} has {done} of {counted(prompts.count, 'result')} already.")
             answerer = AdaptingAnswerer(model, job.memory, progress, stop)
             remaining = prompts.read(done)
             try:
                 while batch := list(itertools.islice(remaining, job.batch_size)):
                     if stop.requested:
-                        raise Stopped(f"{stop.name}: stopped with {progress.done} of {prompts.count} prompts answered.")
+                        raise Stopped(
+                            f"{stop.name}: stopped with {progress.done} of {counted(prompts.count, 'prompt')} answered."
+                        )
                     for result in answerer.answer(batch):
                         results.write(result)
                         progress.done += 1

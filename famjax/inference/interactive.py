@@ -24,6 +24,7 @@ from famjax.configuration.value_types import TypeMismatch, convert, describe
 from famjax.data.chat import Chat
 from famjax.data.json_objects import BadRecordError
 from famjax.errors import ConfigError, DataError, FamjaxError
+from famjax.inference.compiling import COMPILING, compiling_within
 from famjax.inference.config import SamplingConfig
 from famjax.inference.conversations import conversation_ids, until_turn_ends
 from famjax.inference.decoding import stop_token_ids
@@ -31,6 +32,7 @@ from famjax.inference.job_config import QUESTION, InferJob
 from famjax.inference.language_model import LanguageModel
 from famjax.inference.session import Session
 from famjax.inference.text_stream import encode_stream, read_text
+from famjax.plurals import counted
 from famjax.training.display import format_count
 
 HELP = """\
@@ -64,9 +66,10 @@ def converse(model: LanguageModel, job: InferJob) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (from then on, input() can edit its line)
     conversation = _Conversation(model, job)
-    conversation.begin()
-    while conversation.go_on:
-        conversation.turn()
+    with compiling_within(conversation.compiling):
+        conversation.begin()
+        while conversation.go_on:
+            conversation.turn()
 
 
 class _Conversation:
@@ -102,6 +105,10 @@ class _Conversation:
             self._load(self._job.snapshot)
         if self._job.document is not None:
             self._read(self._job.document)
+
+    def compiling(self) -> None:
+        """Says what the first answer waits for."""
+        self._note(COMPILING)
 
     def turn(self) -> None:
         """Takes one line and does what it says; a user's mistake is told, and the session goes on."""
@@ -147,7 +154,7 @@ class _Conversation:
             self._print("\n")
         (answer,) = decoding.answers
         rate = len(answer.tokens) / max(time.monotonic() - began, 1e-9)
-        self._note(f"({answer.finish_reason}, {len(answer.tokens)} tokens, {format_count(rate)} tokens/s)")
+        self._note(f"({answer.finish_reason}, {counted(len(answer.tokens), 'token')}, {format_count(rate)} tokens/s)")
 
     @property
     def _chat(self) -> Chat | None:
@@ -185,7 +192,8 @@ class _Conversation:
             raise DataError(f"{path} is empty: there is nothing to read.")
         self._go_on_from(session)
         count, seconds = session.num_tokens - before, time.monotonic() - began
-        self._note(f"{path}: {count} tokens in {seconds:.1f} s ({format_count(count / max(seconds, 1e-9))} tokens/s)")
+        rate = format_count(count / max(seconds, 1e-9))
+        self._note(f"{path}: {counted(count, 'token')} in {seconds:.1f} s ({rate} tokens/s)")
 
     def _set_keep(self, argument: str) -> None:
         if argument not in ("on", "off"):
@@ -211,17 +219,17 @@ class _Conversation:
         keep = "on" if self._keep else "off"
         form = "as they are" if self._job.question_format is None else f"as {self._job.question_format!r}"
         form = "by the chat template" if self._chat else form
-        self._tell(f"{self._session.num_tokens} tokens read; keep {keep}; questions {form}; {settings}\n")
+        self._tell(f"{counted(self._session.num_tokens, 'token')} read; keep {keep}; questions {form}; {settings}\n")
 
     def _save(self, path: str) -> None:
         _require(path, "/save FILE")
         self._session.save(path)
-        self._note(f"{path}: {self._session.num_tokens} tokens saved")
+        self._note(f"{path}: {counted(self._session.num_tokens, 'token')} saved")
 
     def _load(self, path: str) -> None:
         _require(path, "/load FILE")
         self._go_on_from(self._model.load(path))
-        self._note(f"{path}: {self._session.num_tokens} tokens")
+        self._note(f"{path}: {counted(self._session.num_tokens, 'token')}")
 
     def _adapt(self, path: str) -> None:
         if not path:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import NDArray
 
 from famjax.errors import ConfigError
+from famjax.inference.compiling import compile_step
 from famjax.inference.context import Rows, rows_axes
 from famjax.inference.sampling import NO_LIMIT, Draw, draw_tokens
 from famjax.models.config import TransformerConfig
@@ -195,16 +196,22 @@ class Programs:
         placed = jax.device_put(arrays, tuple(self._placement(array, config) for array in arrays))
         # A model read without FAM may bring FAM's prompt, which one trained without has not.
         key = (name, num_rows, jax.tree.structure(params))
+        if key not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[key] = compile_step(
+                lambda: self._compile(function, config, params, *placed), is_first=not self._compiled
+            )
+            self.clock.compiling += time.perf_counter() - start
+            self.clock.compilations += 1
         with use_mesh(self._mesh, config):
-            if key not in self._compiled:
-                start = time.perf_counter()
-                self._compiled[key] = self._jit(function, config, params, *placed).lower(params, *placed).compile()
-                self.clock.compiling += time.perf_counter() - start
-                self.clock.compilations += 1
             start = time.perf_counter()
             result = jax.block_until_ready(self._compiled[key](params, *placed))
             self.clock.running += time.perf_counter() - start
         return result
+
+    def _compile(self, function: Callable[..., Any], config: MeshConfig, params: Any, *placed: Any) -> Any:
+        with use_mesh(self._mesh, config):
+            return self._jit(function, config, params, *placed).lower(params, *placed).compile()
 
     def _placement(self, tree: Any, config: MeshConfig) -> Any:
         """Where the arrays of a step's arguments or results lie: `Rows` by their logical axes, others by row."""

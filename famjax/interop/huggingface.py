@@ -25,8 +25,10 @@ from famjax.interop.command_line import (
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
 from famjax.interop.importing import Imported, import_checkpoint
+from famjax.interop.tokenizer import HUGGING_FACE, SENTENCE_PIECE
 from famjax.interop.verifying import tokens_of, verify
 from famjax.interop.writing import MODEL_FILE, shown
+from famjax.plurals import counted
 from famjax.training.checkpoint_files import shortened
 from famjax.training.restore import read_model_config
 
@@ -46,16 +48,19 @@ def _import(flags: argparse.Namespace) -> None:
     ignored = f", not needed: {shown(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
-        f"{ignored}.\n{_vocabulary_lines(made, flags.output)}"
+        f"{ignored}.\n{_vocabulary_lines(made, flags.source, flags.output)}"
         f"To train: --gin_file=runs/finetune.gin --gin_file=memory/fam.gin --gin_file={flags.output / MODEL_FILE} "
         f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" ...\n"
     )
 
 
-def _vocabulary_lines(made: Imported, output: Path) -> str:
+def _vocabulary_lines(made: Imported, source: Path, output: Path) -> str:
     vocabulary = made.vocabulary
     if vocabulary is None:
-        return "Vocabulary: unknown, as there is no tokenizer; a job reads bytes unless it sets VOCABULARY.\n"
+        return (
+            f"Vocabulary: unknown, as {source} has neither {HUGGING_FACE} nor {SENTENCE_PIECE}; a job reads bytes "
+            "unless it sets --gin.VOCABULARY.\n"
+        )
     name = type(vocabulary).__name__
     flags = f'--gin.VOCABULARY="@{name}()" --gin.{name}.path="\'{vocabulary.path}\'"'
     if vocabulary.table_size is not None:
@@ -78,7 +83,7 @@ def _export(flags: argparse.Namespace) -> None:
     )
     fam = ", FAM in a file of its own" if made.has_fam else ""
     folded = f", the logits' factor {made.folded:.6g} in the last norm" if made.folded != 1.0 else ""
-    count = f"{made.num_tensors} tensors in {len(made.files)} files"
+    count = f"{counted(made.num_tensors, 'tensor')} in {counted(len(made.files), 'file')}"
     sys.stdout.write(f"{flags.output}: {count}, family {made.family.name}{fam}{folded}.\n")
 
 

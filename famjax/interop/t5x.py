@@ -14,6 +14,7 @@ from famjax.interop.t5x_importing import T5xImport, import_t5x, parse_settings
 from famjax.interop.t5x_layouts import open_checkpoint
 from famjax.interop.t5x_mapping import NAMED, read_mapping
 from famjax.interop.writing import MODEL_FILE
+from famjax.plurals import counted
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +30,9 @@ def _list(flags: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(flags.source)
     arrays = checkpoint.arrays
     size = sum(array.num_bytes for array in arrays.values()) / GIGABYTE
-    sys.stdout.write(f"{checkpoint.folder} ({checkpoint.layout} layout): {len(arrays)} arrays, {size:.3g} GB\n")
+    sys.stdout.write(
+        f"{checkpoint.folder} ({checkpoint.layout} layout): {counted(len(arrays), 'array')}, {size:.3g} GB\n"
+    )
     width = max(len(name) for name in arrays)
     for name, array in sorted(arrays.items()):
         sys.stdout.write(f"  {name:<{width}}  {array.dtype:<8}  {list(array.shape)}\n")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ from famjax.interop.gin_files import model_file
 from famjax.interop.layouts import FAM_PARAMETERS, PARAMS, Slot, is_stacked, shapes_of
 from famjax.interop.tokenizer import Tokenizer, copy_files
 from famjax.models.config import TransformerConfig
+from famjax.plurals import counted
 from famjax.training import checkpoint_files as files
 from famjax.training import model_settings
 
@@ -131,6 +133,7 @@ def write_checkpoint(
         _copy(tensors, slots, arrays, writer, progress)
         _write_fam(writer, fam or {})
         writer.finish()
+        _warn_of_not_finite(tensors, slots, writer)
     except OSError as error:
         raise CheckpointError(f"{temporary} could not be written: {error.strerror or error}.") from error
     _write_item(temporary, files.MODEL, model_settings.to_json(config))
@@ -154,7 +157,7 @@ def write_checkpoint(
 def shown(names: Sequence[str]) -> str:
     """The first few of many names, for a message."""
     more = len(names) - _NUM_SHOWN
-    return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more tensors" if more > 0 else "")
+    return ", ".join(names[:_NUM_SHOWN]) + (f" and {counted(more, 'more tensor')}" if more > 0 else "")
 
 
 def _dtypes(tensors: Mapping[str, Tensor], slots: Mapping[str, Slot]) -> dict[str, np.dtype[Any]]:
@@ -184,6 +187,21 @@ def _copy(
             done += tensor.num_bytes
             if progress is not None:
                 progress(done, total)
+
+
+def _warn_of_not_finite(tensors: Mapping[str, Tensor], slots: Mapping[str, Slot], writer: ArrayWriter) -> None:
+    names = [
+        name
+        for name in tensors
+        if name in slots and (f"{PARAMS}/{slots[name].path}", slots[name].layer) in writer.not_finite
+    ]
+    if names:
+        logging.warning(
+            "NaN or infinite numbers in %s (%s): what the model computes will be NaN. Download or copy it again, or "
+            "look at the training that wrote it.",
+            shown(names),
+            tensors[names[0]].file.parent,
+        )
 
 
 def _write_fam(writer: ArrayWriter, fam: Mapping[str, Array]) -> None:

@@ -73,6 +73,12 @@ def write_heartbeat(folder: epath.Path, process: Process, phase: str, step: int 
     temporary.replace(path)
 
 
+def remove_heartbeat(folder: epath.Path, process: Process) -> None:
+    """Removes the process's heartbeat file, and the folder of all where it was the last; OSError where it was not."""
+    heartbeat_path(folder, process.index).unlink()
+    os.rmdir(folder / FOLDER)
+
+
 def read_heartbeats(folder: epath.Path, count: int) -> dict[int, dict[str, Any]]:
     """What the heartbeat files of a job of `count` processes say, by process; one that cannot be read is left out."""
     found = {}

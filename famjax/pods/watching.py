@@ -27,7 +27,7 @@ from etils import epath
 from famjax.errors import CellsFailed, ConfigError, DataError, FamjaxError, HostsError, NumericsError, Stopped
 from famjax.pods import coordination
 from famjax.pods.agreement import StopRequest
-from famjax.pods.heartbeats import FOLDER, Process, stacks_path, write_heartbeat
+from famjax.pods.heartbeats import FOLDER, Process, remove_heartbeat, stacks_path, write_heartbeat
 from famjax.pods.hosts_config import HostsConfig
 
 TRAINING = "training"
@@ -99,7 +99,7 @@ class Watch:
         self._now = _Now(_STARTING, None, time.monotonic())
         self._number = next(_numbers)
         self._status, self._code, self._message, self._beats = _RUNNING, 0, "", 0
-        self._has_beaten = False
+        self._has_beaten = self._was_there = False
         self._closed, self._all_done, self._all_broken = threading.Event(), threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -124,6 +124,7 @@ class Watch:
         self._enter(self._now.phase)
 
     def __enter__(self) -> "Watch":
+        self._was_there = self._folder.exists()
         self._beat()
         self._start(self._beat, self._config.heartbeat_seconds, "heartbeat")
         self._start(self._patrol, min(_POLL_SECONDS, self._config.heartbeat_seconds), "limits")
@@ -144,6 +145,16 @@ class Watch:
                 thread.join(timeout=_WRITE_SECONDS)
             self._enter(_ENDED)
             self._beat()
+            if error is not None:
+                self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """Removes heartbeats that are all there is in the job's folder: the job was refused before it began."""
+        with contextlib.suppress(OSError):
+            if [path.name for path in self._folder.iterdir()] == [FOLDER]:
+                remove_heartbeat(self._folder, self._process)
+                if not self._was_there:
+                    os.rmdir(self._folder)
 
     def _enter(self, phase: str) -> None:
         self._now = _Now(phase, self._now.step, time.monotonic())

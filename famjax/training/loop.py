@@ -19,10 +19,11 @@ from famjax.data.document_rows import BlockShape, StreamCounts
 from famjax.data.feeding import fingerprint_of_vocabulary
 from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
+from famjax.plurals import counted
 from famjax.pods.agreement import AgreedStop, from_first
 from famjax.pods.mesh import make_mesh, num_batch_shards
 from famjax.pods.watching import TRAINING, Watch
-from famjax.training.checkpoint_files import absolute_path
+from famjax.training.checkpoint_files import absolute_path, step_folders
 from famjax.training.checkpoints import Checkpointer, Restored
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
@@ -68,6 +69,7 @@ def train(job: TrainJob) -> None:
         Watch(job.hosts, find_model_dir(job.model_dir), stop) as watch,
         contextlib.ExitStack() as alone,
     ):
+        _report_finished(job, display)
         mesh = make_mesh(job.mesh)
         check_processes(job.mesh)
         check_batch(job, num_batch_shards(mesh))
@@ -86,10 +88,21 @@ def train(job: TrainJob) -> None:
             with writers:
                 if int(state.step) < job.total_steps:
                     _note_settings(model_dir, display)
+                    display.report(_describe(program))
                 try:
                     Loop(program, state, feed, checkpointer, writers, display, stop, watch).run()
                 finally:
                     feed.close()
+
+
+def _report_finished(job: TrainJob, display: Display) -> None:
+    """Says it where the run has made all its steps, before anything slow."""
+    latest = next(iter(step_folders(find_model_dir(job.model_dir))), None)
+    if latest is not None and latest.step >= job.total_steps:
+        display.report(
+            f"nothing to train: {latest.path} is the last of TRAIN_STEPS = {job.total_steps}, or beyond it; raise it, "
+            "or set another MODEL_DIR"
+        )
 
 
 def _note_settings(model_dir: epath.Path, display: Display) -> None:
@@ -98,6 +111,18 @@ def _note_settings(model_dir: epath.Path, display: Display) -> None:
         for change in operative.changes(model_dir):
             display.report(f"changed since the last start: {change}")
         operative.write(model_dir)
+
+
+def _describe(program: Program) -> str:
+    """What is trained, from which data, and for how long."""
+    job, (parameters, trained) = program.job, program.parameter_counts()
+    frozen = f", {trained:,} of them trained," if trained < parameters else ""
+    length = max([stage.max_length for stage in job.curriculum.parsed] or [job.step_length])
+    upto = "up to " if job.curriculum.stages else ""
+    return (
+        f"training: {parameters:,} parameters{frozen} on {job.data.mixture_or_task_name} (split {job.data.split!r}), "
+        f"{job.data.batch_size:,} x {upto}{length:,} tokens a step, to step {job.total_steps:,}"
+    )
 
 
 def _check_data(job: TrainJob, mesh: Mesh) -> None:
@@ -119,11 +144,6 @@ def _start(
     if restored is not None:
         _require_stage(job, int(restored.state.progress.stage_after))
         display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
-        if restored.step >= job.total_steps:
-            display.report(
-                f"nothing to train: that is the last of TRAIN_STEPS = {job.total_steps}, or beyond it; raise it, or "
-                "set another MODEL_DIR"
-            )
         return _with_base(program, checkpointer, restored), restored.data_state, restored.step
     state = program.init()
     if job.restore.path is None:
@@ -447,7 +467,7 @@ class Loop:
 
     def _end(self) -> None:
         for reason, count in self._feed.skipped.items():
-            self._display.warn(f"{count} records skipped or cut: {reason}")
+            self._display.warn(f"{counted(count, 'record')} skipped or cut: {reason}")
         is_unfinished = self._step < self._job.total_steps or self._is_evaluation_missing()
         if self._agreed.requested and is_unfinished:
             raise Stopped(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from famjax.models.transformer import Transformer, init_params
 from famjax.pods.config import MeshConfig
 from famjax.pods.mesh import batch_sharding, make_mesh, parameter_specs, partition_spec, to_shardings, use_mesh
 from famjax.training import fam_prompt
+from famjax.training.checkpoint_arrays import by_path
 from famjax.training.compiled_steps import NotLoaded, load_step
 from famjax.training.config import TrainJob
 from famjax.training.evaluator import EvaluationSums, StreamedEvaluation, evaluation_step, streamed_evaluation_step
@@ -61,6 +63,11 @@ class Program:
         is_frozen = frozen_parameters(self.job.applied_optimizer, self.abstract_state.params)
         leaves = jax.tree_util.tree_leaves_with_path(is_frozen)
         return frozenset(path_name(path) for path, frozen in leaves if not frozen)
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """How many parameters there are, and how many of them are trained."""
+        sizes = {path: math.prod(leaf.shape) for path, leaf in by_path(self.abstract_state.params).items()}
+        return sum(sizes.values()), sum(sizes[path] for path in self.trained)
 
     def saved_part(self, state: TrainState) -> TrainState:
         """A state, or an abstract one, without the parameters that a frozen base gives: what a checkpoint holds."""

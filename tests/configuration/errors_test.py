@@ -6,6 +6,10 @@ from command_line import COMPLETE, FILES, REQUIRED_FLAGS, invoke
 
 # (the flags, what the message must say)
 NAMES = {
+    "macro_of_another_file": (
+        ["--gin.LORA_RANK=8"],
+        ["--gin.LORA_RANK", "It is used in --gin_file=finetuning/lora.gin."],
+    ),
     "macro_on_the_command_line": (["--gin.TRIAN_STEPS=3"], ["--gin.TRIAN_STEPS", "Did you mean TRAIN_STEPS?"]),
     "parameter_without_its_class": (["--gin.beta2=0.5"], ["--gin.beta2", "AdamW.beta2"]),
     "parameter": (["--gin.AdamW.beta_1=0.5"], ["--gin.AdamW.beta_1", "no parameter 'beta_1'", "Did you mean beta1?"]),

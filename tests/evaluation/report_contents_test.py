@@ -4,8 +4,9 @@ import pytest
 
 from famjax.errors import DataError
 from famjax.evaluation.report.contents import collect, reach
+from famjax.evaluation.report.flat_files import markdown_text
 from famjax.evaluation.report.merging import read_scans
-from famjax.evaluation.report.summary import answers, best, sentence
+from famjax.evaluation.report.summary import answers, best, explanation, sentence
 from famjax.evaluation.report.tables import cut_table, failure_table, length_table, model_table, step_table
 from famjax.evaluation.report.variants import run_of
 from report_scans import BSWA, FAM, bswa, cell, demo_cells, estimate, failed, rolling, write_scan
@@ -182,6 +183,21 @@ def test_another_metric_is_shown(contents_of):
     )
     with pytest.raises(DataError, match=message):
         contents_of([cell(), rolling()], metric="rouge_l")
+
+
+def test_one_document_has_no_intervals(contents_of):
+    """Guards against words on intervals where there is none, and a best one of a single model."""
+    alone = {"exact_match": {**estimate(1, 1), "ci95": ["NaN", "NaN"]}}
+    contents = contents_of([cell(metrics=alone, length=length) for length in (256, 512)])
+    (task,), (variant,) = contents.tasks, contents.variants
+    found = answers(contents, task)
+    assert (found[variant].headline, found[variant].detail) == ("≥ 512", "")
+    assert best(found) == ()
+    texts = [explanation(contents), sentence(contents, task), markdown_text(contents, {})]
+    assert not any(word in text for text in texts for word in ("interval", "surely", "**"))
+    several = contents_of([cell(length=length) for length in (256, 512)])
+    assert "surely" in explanation(several)
+    assert "with 95 % confidence intervals" in markdown_text(several, {})
 
 
 def test_failures_of_one_kind_stand_together(contents_of):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from famjax.data.vocabularies import Bytes
 from famjax.errors import CheckpointError, ConfigError, DataError, Stopped
 from famjax.inference import answering
 from famjax.inference.answering import Answerer
+from famjax.inference.compiling import COMPILING
 from famjax.inference.config import MemoryOverrides, SamplingConfig
 from famjax.inference.infer import infer
 from famjax.inference.job_config import InferJob
 from famjax.inference.language_model import LanguageModel
+from famjax.inference.programs import Programs
 from famjax.inference.progress import Progress
 from famjax.inference.text_stream import read_text
 from famjax.pods.config import MeshConfig
@@ -162,6 +166,27 @@ def test_a_signal_stops_a_long_text(job, monkeypatch):
     assert Path(job.output).read_text() == ""
     with pytest.raises(Stopped, match=r"A second run begins anew; .*--gin\.OUTPUT_FILE"):
         infer(dataclasses.replace(job, output="-"))
+
+
+def test_a_signal_stops_a_compilation(job, opened, monkeypatch, capsys):
+    """Guards against minutes of silence, and of deafness to a scheduler's SIGTERM, while steps are compiled."""
+    release = threading.Event()
+
+    def compile_for_ever(self, *_):
+        signal.raise_signal(signal.SIGTERM)
+        release.wait(60)
+
+    # Programs of their own, of which nothing is compiled.
+    fresh = dataclasses.replace(opened, batch_size=3, chunk_blocks=1)
+    monkeypatch.setattr(LanguageModel, "open", lambda *_, **__: fresh)
+    monkeypatch.setattr(Programs, "_compile", compile_for_ever)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match=r"SIGTERM arrived during compilation\. The same command goes on") as error:
+        infer(job)
+    assert time.monotonic() - began < 50
+    release.set()
+    assert error.value.exit_code == 143
+    assert capsys.readouterr().err.splitlines() == [COMPILING]
 
 
 def test_documents_are_read_once(job, folder, tmp_path, monkeypatch):

@@ -37,6 +37,20 @@ def test_refused(changes, message):
         InferJob("run", **changes)
 
 
+def test_all_that_is_wrong_is_told_at_once():
+    """Guards against a second mistake that comes to light when the first one is mended."""
+    with pytest.raises(ConfigError) as error:
+        SamplingConfig(temperature=-1.0, top_p=1.5, top_k=0, num_samples=0)
+    assert str(error.value).splitlines() == [
+        "SamplingConfig.top_k = 0; allowed: 1 or more.",
+        "SamplingConfig.num_samples = 0; allowed: 1 or more.",
+        "SamplingConfig.temperature = -1.0; allowed: 0 or more.",
+        "SamplingConfig.top_p = 1.5; allowed: 0 to 1.",
+    ]
+    with pytest.raises(ConfigError, match=r"^SamplingConfig\.top_p = 0; allowed: above 0\.$"):
+        SamplingConfig(temperature=1.0, top_p=0)
+
+
 def test_prompts_are_one_or_several():
     """Guards against a path taken apart into its characters."""
     assert InferJob("run", prompts="a.jsonl").patterns == ("a.jsonl",)

@@ -15,6 +15,9 @@ def test_import_and_export(tmp_path, capsys):
     assert huggingface.main(["import", f"--source={source}", f"--output={output}", "--block_size=16"]) == 0
     printed = capsys.readouterr().out
     assert f"{output}/checkpoint_0: 21 tensors" in printed
+    assert (
+        f"unknown, as {source} has neither tokenizer.json nor tokenizer.model; a job reads bytes unless it" in printed
+    )
     assert "family llama" in printed
     assert f"--gin_file={output}/model.gin --gin.INITIAL_CHECKPOINT_PATH=\"'{output}'\"" in printed
     flags = [f"--checkpoint={output}", f"--output={back}", "--shard_gigabytes=0.00001", "--family=llama"]
@@ -23,6 +26,8 @@ def test_import_and_export(tmp_path, capsys):
     files = sorted(path.name for path in back.glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert sum(len(load_file(back / file)) for file in files) == 21
+    assert huggingface.main(["export", f"--checkpoint={output}", f"--output={tmp_path / 'whole'}"]) == 0
+    assert "21 tensors in 1 file," in capsys.readouterr().out
 
 
 def test_mistakes_are_told_in_a_line(tmp_path, capsys, monkeypatch):

@@ -125,6 +125,28 @@ def test_language_model_opens_it(tmp_path):
     assert "VOCABULARY =" not in (tmp_path / "out" / "model.gin").read_text()
 
 
+@pytest.mark.parametrize(("name", "bad"), [("qwen3", np.nan), ("mistral", -np.inf)])
+def test_numbers_that_are_none_are_told(name, bad, tmp_path, caplog):
+    """Guards against a training that fails at its first step for weights that a disk, or another training, spoilt."""
+    folder = copy_of(name, tmp_path)
+    spoilt = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"]
+
+    def spoil(tensors):
+        for tensor in spoilt:
+            tensors[tensor] = tensors[tensor].copy()
+            tensors[tensor].flat[-1] = bad
+
+    rewrite(folder, spoil)
+    import_checkpoint(folder, tmp_path / "out", SMALL)
+    (told,) = [text for text in caplog.messages if text.startswith("NaN or infinite numbers in ")]
+    assert all(tensor in told for tensor in spoilt)
+    assert told.count("model.") == 2
+    assert find_checkpoint(tmp_path / "out").step == 0
+    caplog.clear()
+    import_fixture(name, tmp_path / "whole")
+    assert not [text for text in caplog.messages if "infinite" in text]
+
+
 def test_interrupted_import_is_none(tmp_path, monkeypatch):
     """Guards against half a checkpoint that passes for one, and a second try that fails over the first."""
     monkeypatch.setattr("famjax.training.checkpoint_files.seal", lambda *_: 1 / 0)

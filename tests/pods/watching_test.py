@@ -60,6 +60,30 @@ def test_a_heartbeat_says_where_the_process_is(tmp_path, ended):
     assert not ended.codes
 
 
+@pytest.mark.parametrize("left", [None, "metrics.jsonl", "hosts/process_1.json"])
+def test_a_refused_job_leaves_nothing(tmp_path, ended, left):
+    """Guards against folders of heartbeats alone behind every mistyped flag, and against the loss of anything else."""
+    folder = tmp_path / "new" / "job"
+
+    def refuse():
+        with Watch(FAST, epath.Path(folder), StopSignal(), exit_process=ended):
+            assert heartbeat(folder)["phase"] == "starting"
+            if left is not None:
+                (folder / left).touch()
+            raise DataError("no such task")
+
+    with pytest.raises(DataError):
+        refuse()
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert files == {None: [], "metrics.jsonl": ["hosts/process_0.json", left]}.get(left, [left])
+    assert folder.exists() == (left is not None)
+    (tmp_path / "empty").mkdir()
+    folder, left = tmp_path / "empty", None
+    with pytest.raises(DataError):
+        refuse()
+    assert not list(folder.iterdir())
+
+
 def test_a_heartbeat_that_cannot_be_written(tmp_path, ended, monkeypatch, caplog):
     """Guards against a full disk that ends the run, or that nobody hears of; and a wrong folder that is told twice."""
     (tmp_path / "file").touch()

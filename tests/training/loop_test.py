@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from famjax.errors import ConfigError, DataError, NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
+from famjax.models.transformer import parameter_shapes
 from famjax.training import loop
 from famjax.training.config import CheckpointConfig, Curriculum, LoggingConfig, RestoreConfig, TrainJob
 from famjax.training.evaluator import EvaluationSums
@@ -178,6 +180,10 @@ def test_reports_logs_and_saves_by_their_periods(steps, tmp_path, capsys):
     ]
     assert saved(job) == {3, 6, 8}
     output = capsys.readouterr().out
+    (begins,) = [line for line in output.splitlines() if line.startswith("training: ")]
+    count = sum(math.prod(shape.shape) for shape in parameter_shapes(job.model).values())
+    data = f"{job.data.batch_size} x 32 tokens a step, to step 8"
+    assert begins == f"training: {count:,} parameters on {job.data.mixture_or_task_name} (split 'train'), {data}"
     assert "step 4 validation: loss 1.5000 accuracy 1.0000" in output
     assert "step 6: checkpoint saved" in output
     assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
@@ -236,8 +242,10 @@ def test_nothing_to_train_is_said(steps, tmp_path, capsys):
     settings = Path(job.model_dir) / "config.gin"
     settings.write_text("of the run")
     steps.events = []
+    capsys.readouterr()
     loop.train(dataclasses.replace(job, total_steps=6))
-    assert "nothing to train: that is the last of TRAIN_STEPS = 6, or beyond it" in capsys.readouterr().out
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"nothing to train: {job.model_dir}/checkpoint_8 is the last of TRAIN_STEPS = 6, or beyond")
     assert steps.events == []
     assert settings.read_text() == "of the run"
     restore = RestoreConfig(path=job.model_dir, step=True)
@@ -265,6 +273,7 @@ def test_data_is_read_before_anything_is_compiled(steps, tmp_path):
     missing = make_data(str(tmp_path / "none" / "*.txt"))
     with pytest.raises(DataError, match="none"):
         loop.train(dataclasses.replace(job, data=missing))
+    assert not Path(job.model_dir).exists(), "a refused run leaves nothing behind"
     stages = Curriculum(({"max_length": 32, "steps": 4}, {"max_length": 5}))
     with pytest.raises(ConfigError, match="5 tokens"):
         loop.train(dataclasses.replace(job, curriculum=stages))

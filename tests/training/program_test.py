@@ -48,6 +48,16 @@ def test_impossible_meshes_and_patterns_are_refused(tmp_path):
         make_program(make_job(tmp_path, "run", optimizer=optimizer))
 
 
+def test_what_is_trained_is_counted(tmp_path):
+    """Guards against a finetuning that says it trains what it froze."""
+    program = make_program(make_job(tmp_path, "run"))
+    total, trained = program.parameter_counts()
+    assert total == trained == sum(leaf.size for leaf in jax.tree.leaves(program.abstract_state.params))
+    optimizer = AdamW(schedule=Schedule(peak=1.0), freeze=("embedding/.*",))
+    frozen = MODEL.vocab_size * MODEL.emb_dim
+    assert make_program(make_job(tmp_path, "run", optimizer=optimizer)).parameter_counts() == (total, total - frozen)
+
+
 def test_abstract_batch_is_what_the_feed_gives(tmp_path):
     """Guards against a program that is compiled for other arrays than those that come."""
     job = make_job(tmp_path, "run")

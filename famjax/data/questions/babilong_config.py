@@ -39,8 +39,7 @@ class Babilong(QuestionTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "babi_task", BabiTask)
-        if self.depth is not None:
-            require_fraction(self, "depth")
+        require_fraction(self, "depth")
         require_at_least(self, 12, "max_facts")
         require_at_least(self, 1, "max_new_tokens")
         require_task_names(self, "documents", (self.documents,))

@@ -20,6 +20,7 @@ from famjax.data.questions.reading_config import PublishedData
 from famjax.data.questions.tfds_records import read_tfds
 from famjax.data.vocabularies import Vocabulary
 from famjax.errors import ConfigError, DataError
+from famjax.plurals import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _read(config: PublishedData, split: str, files: tuple[str, ...], stream: IO[
         else:
             entries.append(Entry(number, item.question, item.references, item.choices))
     if not entries:
-        place = f"{len(files)} files from {files[0]} on" if files else f"{config.tfds_name} of TFDS"
+        place = f"{counted(len(files), 'file')} from {files[0]} on" if files else f"{config.tfds_name} of TFDS"
         raise DataError(
             f"The {split} split of {type(config).__name__} has no record, in {place} (skipped: {dict(skipped)})."
         )

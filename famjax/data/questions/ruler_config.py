@@ -60,8 +60,7 @@ class RulerNeedle(RulerTask):
         require_choice(self, "key_type", NeedleType)
         require_choice(self, "value_type", NeedleType)
         require_at_least(self, 1, "num_keys", "num_values", "num_queries")
-        if self.depth is not None:
-            require_fraction(self, "depth")
+        require_fraction(self, "depth")
         require_task_names(self, "documents", (self.documents,))
         if self.num_needles > MOST_NEEDLES:
             raise ConfigError(

@@ -67,6 +67,11 @@ class TaskResults:
         return tuple(cell for variant in self.by_variant for cell in self.latest(variant))
 
     @property
+    def has_intervals(self) -> bool:
+        """Whether the metric has a confidence interval anywhere: of one document there is none."""
+        return any(cell.metrics[self.metric].has_interval for cell in self.cells if self.metric in cell.metrics)
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """In order; none where the task has no length."""
         return tuple(sorted({cell.length for cell in self.cells if cell.length is not None}))

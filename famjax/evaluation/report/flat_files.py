@@ -71,7 +71,8 @@ def _task_section(contents: Contents, task: TaskResults, pictures: Sequence[tupl
     yield f"## {_escaped(task.name)}"
     for metric in task.metrics:
         table = length_table(contents, task, metric)
-        yield from ("", f"{_escaped(table.caption)}, with 95 % confidence intervals:", "", *_point_table(table))
+        intervals = ", with 95 % confidence intervals" * task.has_intervals
+        yield from ("", f"{_escaped(table.caption)}{intervals}:", "", *_point_table(table))
     for variant in task.by_variant:
         if len(task.depths) > 1:
             table = depth_table(task, variant)

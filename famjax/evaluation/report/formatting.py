@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from famjax.evaluation.report.cells import Cell, Estimate
 from famjax.evaluation.report.contents import Point
+from famjax.plurals import counted
 
 _EXACT = (0.0, 1.0)
 
@@ -49,11 +50,6 @@ def words(name: str) -> str:
     return base.replace("_", " ") + (f" ({kept_by})" if kept_by not in {"", "none"} else "")
 
 
-def count(quantity: int, noun: str) -> str:
-    """A number of things: "1 cell", "1,200 cells"."""
-    return f"{quantity:,} {noun}{'' if quantity == 1 else 's'}"
-
-
 def listed(items: Iterable[str]) -> str:
     """Items as in a sentence: "a, b and c"."""
     *first, last = items
@@ -65,7 +61,7 @@ def cut_text(cells: Iterable[Cell]) -> str:
     cells = list(cells)
     cut, tokens = sum(cell.cut_examples for cell in cells), sum(cell.cut_tokens for cell in cells)
     total = sum(cell.examples for cell in cells)
-    return f"{cut:,} of {count(total, 'prompt')} {'was' if cut == 1 else 'were'} cut by {count(tokens, 'token')}"
+    return f"{cut:,} of {counted(total, 'prompt')} {'was' if cut == 1 else 'were'} cut by {counted(tokens, 'token')}"
 
 
 def safe_name(text: str, taken: set[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from famjax.evaluation.report.contents import Contents, TaskResults
 from famjax.evaluation.report.drawing import Picture
-from famjax.evaluation.report.formatting import count, listed, words
+from famjax.evaluation.report.formatting import listed, words
 from famjax.evaluation.report.html_tables import cells_html, points_html, text_html
 from famjax.evaluation.report.markup import Html, anchor, element, joined
 from famjax.evaluation.report.summary import explanation, sentence
@@ -21,12 +21,15 @@ from famjax.evaluation.report.tables import (
     step_table,
     summary_table,
 )
+from famjax.plurals import counted
 
+# "{bars}" is _BARS where there are any.
+_BARS = ", bars 95 % confidence intervals"
 _CAPTIONS = {
-    "accuracy": "By length. Dots are means, bars 95 % confidence intervals, set apart sideways so that all are seen.",
+    "accuracy": "By length. Dots are means{bars}, set apart sideways so that all are seen.",
     "heatmap": "By length and depth: where in the text what is asked for lies, 0 % at its beginning. Bright is better.",
     "positions": "By position in the longest documents that were evaluated.",
-    "steps": "One line a length; bars are 95 % confidence intervals.",
+    "steps": "One line a length{bars}.",
 }
 
 
@@ -124,7 +127,7 @@ def _summary(contents: Contents) -> Html:
 
 def _task(contents: Contents, task: TaskResults, pictures: Sequence[Picture]) -> Html:
     by_kind = {kind: [picture for picture in pictures if picture.kind == kind] for kind in _CAPTIONS}
-    parts = [_figures(by_kind["accuracy"]), points_html(length_table(contents, task, task.metric))]
+    parts = [_figures(by_kind["accuracy"], task), points_html(length_table(contents, task, task.metric))]
     if others := task.metrics[1:]:
         tables = (points_html(length_table(contents, task, metric)) for metric in others)
         parts.append(element("details", element("summary", f"Also: {listed(map(words, others))}"), tables))
@@ -132,14 +135,14 @@ def _task(contents: Contents, task: TaskResults, pictures: Sequence[Picture]) ->
         parts += [
             element("h3", "By depth"),
             _note(_CAPTIONS["heatmap"]),
-            _figures(by_kind["heatmap"], side_by_side=True),
+            _figures(by_kind["heatmap"], task, side_by_side=True),
         ]
     if by_kind["positions"]:
-        parts += [element("h3", "By position"), _figures(by_kind["positions"])]
+        parts += [element("h3", "By position"), _figures(by_kind["positions"], task)]
     watched = [variant for variant in task.by_variant if len(task.steps(variant)) > 1]
     if watched:
         tables = (points_html(step_table(task, variant)) for variant in watched)
-        figures = _figures(by_kind["steps"])
+        figures = _figures(by_kind["steps"], task)
         parts += [
             element("h3", "During the training"),
             figures,
@@ -148,13 +151,14 @@ def _task(contents: Contents, task: TaskResults, pictures: Sequence[Picture]) ->
     return joined(parts)
 
 
-def _figures(pictures: Sequence[Picture], *, side_by_side: bool = False) -> Html:
+def _figures(pictures: Sequence[Picture], task: TaskResults, *, side_by_side: bool = False) -> Html:
     """Pictures with their captions; those side by side share one that stands elsewhere."""
+
+    def caption(kind: str) -> Html:
+        return element("figcaption", _unbroken(_CAPTIONS[kind].format(bars=_BARS * task.has_intervals)))
+
     figures = [
-        element(
-            "figure", _image(picture), "" if side_by_side else element("figcaption", _unbroken(_CAPTIONS[picture.kind]))
-        )
-        for picture in pictures
+        element("figure", _image(picture), "" if side_by_side else caption(picture.kind)) for picture in pictures
     ]
     return element("div", figures, class_="pictures") if side_by_side else joined(figures)
 
@@ -174,7 +178,7 @@ def _overview(contents: Contents) -> str:
         (len({cell.depth for cell in cells} - {None}), "depth"),
         (len({cell.seed for cell in cells} - {None}), "seed"),
     )
-    grid = listed(count(number, noun) for number, noun in numbers if number > 1 or noun in {"model", "task"})
+    grid = listed(counted(number, noun) for number, noun in numbers if number > 1 or noun in {"model", "task"})
     sizes = sorted({cell.examples for cell in cells if cell.is_done})
     examples = f" of {sizes[0]:,}{f' to {sizes[-1]:,}' if len(sizes) > 1 else ''} examples" if sizes else ""
     failed = f"; {len(contents.failed):,} failed" if contents.failed else ""
@@ -182,7 +186,7 @@ def _overview(contents: Contents) -> str:
     if contents.trained_lengths is not None:
         shortest, longest = contents.trained_lengths
         trained = f" The training had texts of {shortest:,} to {longest:,} tokens."
-    return f"{grid}: {count(len(cells), 'cell')}{examples}{failed}.{trained}"
+    return f"{grid}: {counted(len(cells), 'cell')}{examples}{failed}.{trained}"
 
 
 def _repetition(contents: Contents) -> Html:

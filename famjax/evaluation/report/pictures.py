@@ -72,7 +72,7 @@ def draw_curves(contents: Contents, task: TaskResults) -> Picture:
             drawn.append(_in_words(variant.label, curve))
     _set_metric_axis(axes, task, contents.threshold)
     axes.set_xlabel("length of the text (tokens, log scale)")
-    set_title(axes, plain(task.name), f"95 % intervals{averaged_over(task, '')}")
+    set_title(axes, plain(task.name), _remark(task))
     add_legend(figure, axes)
     alt = f"{words(task.metric)} on {task.name} against length{averaged_over(task)}. {'; '.join(drawn)}."
     return finish(figure, kind="accuracy", task=task.name, alt=alt)
@@ -153,13 +153,18 @@ def draw_steps(task: TaskResults, variant: Variant) -> Picture:
     _set_metric_axis(axes, task, None)
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.set_xlabel("training step")
-    set_title(axes, plain(f"{variant.label}: {task.name}"), f"95 % intervals{averaged_over(task, '')}")
+    set_title(axes, plain(f"{variant.label}: {task.name}"), _remark(task))
     add_legend(figure, axes)
     alt = (
         f"{words(task.metric)} of {variant.label} on {task.name} by training step{averaged_over(task)}. "
         f"{'; '.join(drawn)}."
     )
     return finish(figure, kind="steps", task=task.name, subject=variant.label, alt=alt, dark=dict(colors))
+
+
+def _remark(task: TaskResults) -> str:
+    """What the bars are, where there are any, and what a value is the mean over."""
+    return ("95 % intervals" * task.has_intervals + averaged_over(task, "")).removeprefix(", ")
 
 
 def _draw_line(axes: Any, curve: Mapping[Any, Point], label: str, index: int, color: str | None = None) -> None:

@@ -49,11 +49,13 @@ def best(found: Mapping[Variant, Answer]) -> tuple[Variant, ...]:
 def explanation(contents: Contents) -> str:
     """What the lengths of the summary mean."""
     if not any(asks_for_length(task) for task in contents.tasks):
-        return "The score of each model, with its 95 % confidence interval."
+        with_interval = any(task.has_intervals for task in contents.tasks)
+        return "The score of each model" + ", with its 95 % confidence interval" * with_interval + "."
+    with_surely = any(asks_for_length(task) and task.has_intervals for task in contents.tasks)
+    surely = "; “surely”: at and below which the lower end of its 95 % confidence interval is"
     return (
-        f"The longest length in tokens at and below which the metric is {contents.threshold:g} or more; "
-        f"“surely”: at and below which the lower end of its 95 % confidence interval is. "
-        "“≥” marks the longest length evaluated."
+        f"The longest length in tokens at and below which the metric is {contents.threshold:g} or more"
+        f"{surely * with_surely}. “≥” marks the longest length evaluated."
     )
 
 
@@ -134,12 +136,13 @@ def _length_held(contents: Contents, task: TaskResults, variant: Variant) -> Ans
     if found is None:
         return None
     sure = "surely none" if found.sure is None else f"surely {_bound(found.sure, found.longest)}"
+    sure = sure if task.has_intervals else ""
     by_depth = _by_depth(contents, task, variant)
     if found.held is None:
         shortest = min(length for length, point in curve.items() if point.estimate is not None)
         detail = f"{mean(curve[shortest].estimate)} at {shortest:,}"  # type: ignore[arg-type]
         return Answer("none", detail + by_depth, 0)
-    return Answer(_bound(found.held, found.longest), sure + by_depth, found.held)
+    return Answer(_bound(found.held, found.longest), (sure + by_depth).removeprefix("; "), found.held)
 
 
 def _score(task: TaskResults, variant: Variant) -> Answer | None:

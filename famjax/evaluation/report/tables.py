@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from famjax.evaluation.report.cells import Cell
 from famjax.evaluation.report.contents import Contents, Point, TaskResults
-from famjax.evaluation.report.formatting import count, cut_text, listed, words
+from famjax.evaluation.report.formatting import cut_text, listed, words
 from famjax.evaluation.report.pooling import lower_is_better
 from famjax.evaluation.report.summary import answers, best
 from famjax.evaluation.report.variants import Variant
+from famjax.plurals import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def step_table(task: TaskResults, variant: Variant) -> PointTable:
 def averaged_over(task: TaskResults, suffix: str = " (their examples pooled)") -> str:
     """What a value is the mean over, besides examples: ", mean over 5 depths and 2 seeds (their examples pooled)"."""
     numbers = [(len({getattr(cell, noun) for cell in task.cells}), noun) for noun in ("depth", "seed")]
-    over = [count(number, noun) for number, noun in numbers if number > 1]
+    over = [counted(number, noun) for number, noun in numbers if number > 1]
     return f", mean over {listed(over)}{suffix}" if over else ""
 
 
@@ -173,4 +174,4 @@ def _where(cells: Sequence[Cell]) -> str:
     names = ("length", "depth", "seed", "step")
     values = {name: sorted({getattr(cell, name) for cell in cells} - {None}) for name in names}
     parts = [f"{name} {', '.join(f'{value:,}' for value in found)}" for name, found in values.items() if found]
-    return f"{count(len(cells), 'cell')}: {'; '.join(parts) or 'the whole task'}"
+    return f"{counted(len(cells), 'cell')}: {'; '.join(parts) or 'the whole task'}"

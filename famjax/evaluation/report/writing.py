@@ -13,12 +13,13 @@ from famjax.evaluation.report.config import THRESHOLD, ReportJob
 from famjax.evaluation.report.contents import Contents, collect
 from famjax.evaluation.report.drawing import KINDS, Picture
 from famjax.evaluation.report.flat_files import csv_text, markdown_text
-from famjax.evaluation.report.formatting import count, safe_name, with_interval
+from famjax.evaluation.report.formatting import safe_name, with_interval
 from famjax.evaluation.report.merging import Folder, read_scans
 from famjax.evaluation.report.page import page
 from famjax.evaluation.report.pictures import draw_all
 from famjax.evaluation.report.summary import sentence
 from famjax.evaluation.report.tables import PointTable, length_table
+from famjax.plurals import counted
 
 HTML_NAME, MARKDOWN_NAME, CSV_NAME, PICTURES_NAME = "report.html", "results.md", "results.csv", "pictures"
 
@@ -70,7 +71,7 @@ def print_report(written: Report) -> None:
             console.print(_terminal_table(table))
     lines = [sentence(contents, task) for task in contents.tasks]
     if contents.failed:
-        lines.append(f"{count(len(contents.failed), 'cell')} failed: see the report.")
+        lines.append(f"{counted(len(contents.failed), 'cell')} failed: see the report.")
     lines.append(f"report: {written.html}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

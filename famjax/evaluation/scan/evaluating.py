@@ -7,7 +7,7 @@ import traceback
 from concurrent import futures
 from pathlib import Path
 
-from famjax.errors import CheckpointError, FamjaxError
+from famjax.errors import CheckpointError, FamjaxError, Stopped
 from famjax.evaluation.scan.asking import Asked, ask, ask_harness
 from famjax.evaluation.scan.checkpoints import SETTING, GridCheckpoint
 from famjax.evaluation.scan.config import ScanJob
@@ -40,6 +40,9 @@ class Evaluator:
         Args:
           cell: one of the grid.
           asked: its questions, which may still be in the making; None where the harness asks.
+
+        Raises:
+          Stopped: a signal arrived while its steps were compiled.
         """
         stopwatch = _Stopwatch()
         entry: Entry = {"key": cell.key, **cell.describe()}
@@ -55,6 +58,8 @@ class Evaluator:
             if self._job.samples:
                 write_samples(samples_path(self._output_dir, cell), outcome.samples)
             entry |= {**outcome.to_json(), "status": DONE}
+        except Stopped:
+            raise
         except Exception as error:  # noqa: BLE001 (a failing cell is recorded, and the others go on)
             entry |= {"status": FAILED, "error": _one_line(error)}
             if not isinstance(error, FamjaxError):

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from concurrent import futures
 from pathlib import Path
 
 import jax
@@ -32,7 +33,9 @@ from famjax.evaluation.scan.ledger import DONE, FAILED, Entry, Ledger, prepare_o
 from famjax.evaluation.scan.results import NAME, results_of, write_results
 from famjax.evaluation.scan.shards import Shard, deal, find_shard, relative_costs
 from famjax.evaluation.scan.watching import Watcher
+from famjax.inference.compiling import COMPILING, compiling_within
 from famjax.inference.language_model import check_same_vocabulary
+from famjax.plurals import counted
 from famjax.pods.mesh import make_mesh
 from famjax.pods.watching import Watch
 from famjax.training.stopping import StopSignal
@@ -134,7 +137,9 @@ class _Run:
         missing = sum(cell.key not in entries for cell in cells)
         line = f"results: {self.output_dir / NAME}"
         if missing:
-            line = f"{missing} of {len(cells)} cells are with other processes; the last one writes the results."
+            line = (
+                f"{missing} of {counted(len(cells), 'cell')} are with other processes; the last one writes the results."
+            )
         console.print(line, highlight=False, soft_wrap=True, markup=False)
         if report is not None:
             print_report(report)
@@ -160,7 +165,7 @@ class _Run:
         if not left:
             return 0
         if len(left) < len(mine) and not self.progress.cells:
-            self.display.report(f"{len(mine) - len(left)} of {len(mine)} cells are evaluated already")
+            self.display.report(f"{len(mine) - len(left)} of {counted(len(mine), 'cell')} are evaluated already")
         costs = dict(zip((cell.key for cell in cells), relative_costs(cells), strict=True))
         self.progress.cells += len(left)
         self.progress.cost += sum(costs[cell.key] for cell in left)
@@ -168,12 +173,20 @@ class _Run:
             for cell, asked in pairs:
                 self._require_going_on()
                 self.display.working(str(cell))
-                entry = self._evaluator.evaluate(cell, asked)
+                entry = self._evaluate_one(cell, asked)
                 self.ledger.append(entry)
                 self._tried.add(cell.key)
                 self.watch.step_finished(self.progress.finished + 1)
                 self._show(cell, entry, costs[cell.key])
         return len(left)
+
+    def _evaluate_one(self, cell: Cell, asked: "futures.Future[Asked | None]") -> Entry:
+        try:
+            with compiling_within(lambda: self.display.report(f"{cell}: {COMPILING}"), self.stop):
+                return self._evaluator.evaluate(cell, asked)
+        except Stopped:
+            self._require_going_on()
+            raise
 
     def _show(self, cell: Cell, entry: Entry, cost: int) -> None:
         tokens = entry.get("prompt_tokens", 0) + entry.get("generated_tokens", 0)
@@ -195,8 +208,8 @@ class _Run:
     def _require_going_on(self) -> None:
         if self.stop.requested:
             raise Stopped(
-                f"{self.stop.name}: stopped after {self.progress.finished} of {self.progress.cells} cells; the same "
-                "command goes on from there."
+                f"{self.stop.name}: stopped after {self.progress.finished} of {counted(self.progress.cells, 'cell')}; "
+                "the same command goes on from there."
             )
 
     def _require_success(self, entries: dict[str, Entry]) -> None:
@@ -206,8 +219,8 @@ class _Run:
         if failed:
             first = failed[0]
             raise CellsFailed(
-                f"{len(failed)} of {len(self._mine)} cells failed; the same command tries them again. The first: "
-                f"{first}: {entries[first.key]['error']}"
+                f"{len(failed)} of {counted(len(self._mine), 'cell')} failed; the same command tries them again. "
+                f"The first: {first}: {entries[first.key]['error']}"
             )
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from famjax.errors import CheckpointError, DataError
+from famjax.errors import CheckpointError, DataError, Stopped
 from famjax.evaluation.scan import evaluating
 from famjax.evaluation.scan.asking import Asked, Outcome
 from famjax.evaluation.scan.checkpoints import find_checkpoints
@@ -161,6 +161,17 @@ def test_ctrl_c_is_no_failure(job, cells, asked_of, tmp_path):
     """Guards against an interrupt that is recorded as a failed cell, after which the scan goes on."""
     with pytest.raises(KeyboardInterrupt):
         Evaluator(job, tmp_path).evaluate(cells[0], ready(error=KeyboardInterrupt()))
+
+
+def test_a_stopped_compilation_is_no_failure(job, cells, asked_of, tmp_path, monkeypatch):
+    """Guards against a cell that counts as failed because a scheduler stopped the scan."""
+
+    def ask(*_):
+        raise Stopped("SIGTERM arrived during compilation.")
+
+    monkeypatch.setattr(evaluating, "ask", ask)
+    with pytest.raises(Stopped):
+        Evaluator(job, tmp_path).evaluate(cells[0], ready())
 
 
 def test_a_base_that_moved(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +18,7 @@ from famjax.evaluation.report.writing import Report
 from famjax.evaluation.scan import running
 from famjax.evaluation.scan.config import WatchConfig
 from famjax.evaluation.scan.running import scan
+from famjax.inference.compiling import compile_step
 from famjax.inference.config import MemoryOverrides
 from scan_folders import fake_entry, make_scan, write_checkpoint, write_runs
 
@@ -122,6 +125,31 @@ def test_stopped_and_resumed(job, undisturbed, monkeypatch, signal_number):
     assert not (Path(job.output_dir) / "results.jsonl").exists()
     scan(job)
     assert len({cell.key for cell in seen}) == len(seen) == 8
+    assert results(job.output_dir) == undisturbed
+
+
+def test_stopped_while_it_compiles(job, undisturbed, monkeypatch, capsys):
+    """Guards against a scan that is silent and deaf to SIGTERM for minutes while a cell's steps are compiled."""
+    release = threading.Event()
+
+    def compile_for_ever():
+        signal.raise_signal(signal.SIGTERM)
+        release.wait(60)
+
+    def before(self, cell):
+        if len(seen) == 3:
+            compile_step(compile_for_ever, is_first=True)
+
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "before", before)
+        with pytest.raises(Stopped, match=r"stopped after 3 of 8 cells; the same command goes on") as error:
+            scan(job)
+    release.set()
+    assert time.monotonic() - began < 50
+    assert error.value.exit_code == 143
+    assert capsys.readouterr().out.count("depth 1: compiling the steps that read and answer") == 1
+    scan(job)
     assert results(job.output_dir) == undisturbed
 
 
