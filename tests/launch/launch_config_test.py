@@ -27,6 +27,8 @@ from launching import NEEDED, RUN, SCAN, flags, rendered
         ("gke", "v5e-4", {"partition": "gpu"}, "--partition has no effect with --platform=gke, only with slurm."),
         ("slurm", "h100-8", {"bucket": ("my-runs",)}, "--bucket has no effect with --platform=slurm, only with gke,"),
         ("slurm", "h100-8", {"time_limit": "1 day"}, "--time_limit=1 day: expected as 24:00:00"),
+        ("slurm", "h100-8", {"memory_per_gpu": 0}, "LaunchConfig.memory_per_gpu = 0; allowed: 1 or more."),
+        ("gke", "v5e-4", {"cpus_per_gpu": 4}, "--cpus_per_gpu has no effect with --platform=gke, only with slurm."),
         ("gke", "v5e-4", {"capacity": "reserved"}, "--capacity=reserved needs --reservation=NAME."),
         ("gke", "v5e-4", {"reservation": "mine"}, "--reservation=mine needs --capacity=reserved."),
         ("gke", "v5e-4", {"num_slices": 0}, "LaunchConfig.num_slices = 0; allowed: 1 or more."),
