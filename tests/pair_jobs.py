@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
@@ -67,7 +69,10 @@ def half(folder: Path, name: str, of: str) -> TrainJob:
 
 
 def load_a_step(folder: Path, *, everywhere: bool) -> str:
-    """Loads a compiled step that the last process does not have, or that both have; gives what came of it."""
+    """Loads a compiled step that process 1 does not have, or that both have; gives what came of it.
+
+    Process 0 votes before, on another thread, and process 1 afterwards, as where a signal comes while a step is loaded.
+    """
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -82,12 +87,20 @@ def load_a_step(folder: Path, *, everywhere: bool) -> str:
     if jax.process_index() == 0:
         save_step(str(own), 8, lowered, compiled, mesh)
     all_agree(True)
+    voting = threading.Thread(target=all_agree, args=(True,))
+    if jax.process_index() == 0:
+        voting.start()
+        time.sleep(0.5)
     try:
         step = load_step(str(folder / "steps_0" if everywhere else own), 8, lowered, mesh)
         ones = jax.make_array_from_process_local_data(sharding, np.ones(4, np.float32))
         return f"the sum is {step(ones)}"
     except NotLoaded as error:
         return str(error)
+    finally:
+        if jax.process_index() == 1:
+            voting.start()
+        voting.join()
 
 
 def main(folder: Path, port: int, index: int) -> None:

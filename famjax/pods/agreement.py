@@ -82,9 +82,14 @@ def all_agree(verdict: bool) -> bool:
     return all(from_each(verdict))
 
 
-def from_each(value: T) -> list[T]:
-    """What each process says (JSON), by index, on every process; also a point at which all wait for each other."""
-    return [value] if jax.process_count() == 1 else [json.loads(text) for text in exchange(json.dumps(value))]
+def from_each(value: T, channel: str = "main") -> list[T]:
+    """What each process says (JSON), by index, on every process; also a point at which all wait for each other.
+
+    Args:
+      value: of this process.
+      channel: see `exchange`.
+    """
+    return [value] if jax.process_count() == 1 else [json.loads(text) for text in exchange(json.dumps(value), channel)]
 
 
 def from_first(make: Callable[[], T]) -> T:

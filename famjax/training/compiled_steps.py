@@ -94,7 +94,8 @@ def load_step(folder: str, length: int, lowered: jax.stages.Lowered, mesh: Mesh)
     except NotLoaded as error:
         refusal = str(error)
     process = str(Process(jax.process_index(), jax.process_count()))
-    _require_agreement(path, from_each([process, digest, refusal]))
+    # Steps are loaded where they are compiled: beside the main thread, which may vote on a signal meanwhile.
+    _require_agreement(path, from_each([process, digest, refusal], channel="compiled steps"))
     assert step is not None
     return step
 

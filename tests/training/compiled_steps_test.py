@@ -107,6 +107,6 @@ def test_all_processes_load_or_none(tmp_path, monkeypatch, others, words):
     lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), np.float32))
     save_step(str(tmp_path), LENGTH, lowered, lowered.compile(), mesh)
     monkeypatch.setattr(compiled_steps, "_deserialize", lambda path, payload, lowered, mesh: lowered.compile())
-    monkeypatch.setattr(compiled_steps, "from_each", lambda mine: [mine, *others])
+    monkeypatch.setattr(compiled_steps, "from_each", lambda mine, channel: [mine, *others])
     with pytest.raises(NotLoaded, match=words):
         load_step(str(tmp_path), LENGTH, lowered, mesh)
