@@ -151,6 +151,13 @@ class LaunchConfig:
         return parse_gpus(self.slice)
 
     @property
+    def hosts(self) -> int:
+        """Machines of all slices, or of all GPUs."""
+        if self.platform == "slurm":
+            return self.gpus.hosts
+        return self.num_slices * (self.tpu.xpk_hosts if self.platform == "xpk" else self.tpu.hosts)
+
+    @property
     def buckets(self) -> tuple[str, ...]:
         """The buckets' names, without gs://."""
         return tuple(dict.fromkeys(_bucket_name(bucket) for bucket in self.bucket))

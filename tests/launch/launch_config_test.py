@@ -74,12 +74,13 @@ def test_results_on_a_machine_that_goes_are_refused(platform):
     assert "'gs://my-runs/...'" in str(caught.value)
 
 
-@pytest.mark.parametrize(("platform", "slice_name"), [("gke", "v5e-16"), ("slurm", "h100-16")])
+@pytest.mark.parametrize(("platform", "slice_name"), [("gke", "v5e-16"), ("xpk", "v6e-8"), ("slurm", "h100-16")])
 def test_modes_of_one_process(platform, slice_name):
     """Sixteen processes that answer the same prompts, into one file."""
     run = ["--run_mode=infer", "--gin_file=runs/infer.gin", "--gin.CHECKPOINT_PATH='gs://my-runs/tiny'"]
     with pytest.raises(ConfigError, match=rf"--run_mode=infer runs in one process, and --slice={slice_name} has"):
         rendered(platform, slice_name, run)
+    assert rendered("gke", "v6e-8", run).files  # One machine there, and two of xpk's.
     script = rendered("slurm", "h100-4", run).files["job.sh"]
     assert "#SBATCH --ntasks-per-node=1\n" in script
     assert "#SBATCH --gpus-per-node=4\n" in script
