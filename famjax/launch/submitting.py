@@ -125,8 +125,9 @@ def _is_missing(answer: subprocess.CompletedProcess[str]) -> bool:
 
 
 def _reason(answer: subprocess.CompletedProcess[str]) -> str:
-    first = (answer.stderr.strip().splitlines() or [f"gcloud ended with exit code {answer.returncode}"])[0]
-    return re.sub(r"^ERROR: \([\w.]+\) ", "", first).rstrip(".")
+    """gcloud's error, behind whatever it says of its settings."""
+    error = re.search(r"^ERROR: \([\w.-]+\) (.*?)\.?$", answer.stderr, re.MULTILINE)
+    return error[1] if error else f"gcloud ended with exit code {answer.returncode}"
 
 
 def _gcloud(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -96,6 +96,7 @@ def test_a_plan_before_the_submission(capsys, clients):
 
 MISSING = "ERROR: (gcloud.storage.buckets.describe) gs://my-runs not found: 404.\n"
 FORBIDDEN = (
+    "Your active configuration is: [mine]\n"
     "ERROR: (gcloud.storage.buckets.describe) HTTPError 403: me@project does not have storage.buckets.get access to "
     "the Google Cloud Storage bucket.\nMore.\n"
 )

@@ -168,13 +168,13 @@ def connected(monkeypatch):
 @pytest.mark.parametrize("all_there", [False, True])
 def test_devices_that_do_not_start(tmp_path, connected, monkeypatch, all_there):
     """Guards against a wait in libtpu for a host that has gone, which no signal ends and which names nobody."""
-    folder, stop, started = epath.Path(tmp_path), threading.Event(), threading.Event()
-    monkeypatch.setattr(connecting.jax, "devices", lambda: started.set() or stop.wait(10))
+    folder, stop = epath.Path(tmp_path), threading.Event()
+    monkeypatch.setattr(connecting.jax, "devices", lambda: stop.wait(10))
+    write_heartbeat(folder, Process(1, 2, "node-1"), "connecting")
 
     def beat() -> None:
-        while not stop.wait(0.02):
-            if all_there or not started.is_set():
-                write_heartbeat(folder, Process(1, 2, "node-1"), "starting its devices")
+        while all_there and not stop.wait(0.02):
+            write_heartbeat(folder, Process(1, 2, "node-1"), "starting its devices")
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -185,12 +185,8 @@ def test_devices_that_do_not_start(tmp_path, connected, monkeypatch, all_there):
         stop.set()
         thread.join()
     assert "has joined its job, and waited 0.3 s for its devices" in str(error.value)
-    told = (
-        "All processes are there: "
-        if all_there
-        else "Gone since the processes found each other: process 1 (last seen on"
-    )
-    assert told in str(error.value)
+    gone = "Gone since the processes found each other: process 1 (last seen on node-1)."
+    assert ("All processes are there: " if all_there else gone) in str(error.value)
 
 
 def test_devices_that_cannot_be_had(tmp_path, connected, monkeypatch):
