@@ -151,11 +151,11 @@ class LaunchConfig:
         return parse_gpus(self.slice)
 
     @property
-    def hosts(self) -> int:
-        """Machines of all slices, or of all GPUs."""
+    def hosts_per_slice(self) -> int:
+        """Machines of one slice, or of all GPUs."""
         if self.platform == "slurm":
             return self.gpus.hosts
-        return self.num_slices * (self.tpu.xpk_hosts if self.platform == "xpk" else self.tpu.hosts)
+        return self.tpu.xpk_hosts if self.platform == "xpk" else self.tpu.hosts
 
     @property
     def buckets(self) -> tuple[str, ...]:

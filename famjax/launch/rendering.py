@@ -30,10 +30,11 @@ def render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         raise ConfigError("--run_mode=plan is for this machine: leave out `launch` and its flags.")
     if config.shards > 1 and job.run_mode != "scan":
         raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
-    if config.hosts > 1 and job.run_mode not in SHARED_MODES:
+    hosts = config.num_slices * config.hosts_per_slice
+    if hosts > 1 and job.run_mode not in SHARED_MODES:
         where = f"--slice={config.slice}{f' --num_slices={config.num_slices}' if config.num_slices > 1 else ''}"
         raise ConfigError(
-            f"--run_mode={job.run_mode} runs in one process, and {where} has {config.hosts} hosts. "
+            f"--run_mode={job.run_mode} runs in one process, and {where} has {hosts} hosts. "
             f"On several: {', '.join(SHARED_MODES)}."
         )
     if config.platform != "slurm":
