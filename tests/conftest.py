@@ -57,15 +57,15 @@ def pytest_configure(config):
 
 
 _MAPS = Path("/proc/self/maps")
-_MOST_MAPS = 25_000
+_MOST_MAPS = 5_000
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_compiled_programs():
-    """Forgets compiled programs before there are too many.
+    """Forgets a module's compiled programs if they are many; a test that needs one again finds it in the cache.
 
-    Each takes memory maps, of which Linux allows a process 65,530: with one more, XLA's compiler ends the process. One
-    module's tests may take 33,000.
+    Each takes memory, and memory maps, of which Linux allows a process 65,530: with one more, XLA's compiler ends the
+    process.
     """
     yield
     if "jax" in sys.modules and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:

@@ -46,7 +46,8 @@ NEEDED = {
 }
 # Two slices of each kind: one host and several.
 TPU_SLICES = ("v4-8", "v4-128", "v5e-4", "v5e-256", "v5p-8", "v5p-256", "v6e-8", "v6e-64")
-# Writes its arguments, one JSON line a call, and answers as the file NAME.answers says: exit code and output by call.
+# Writes its arguments, one JSON line a call, and answers as the file NAME.answers says: exit code and output by call,
+# that of a failure on stderr.
 _STAND_IN = """#!{python}
 import json, pathlib, sys
 folder, name = pathlib.Path({folder!r}), {name!r}
@@ -56,7 +57,7 @@ with calls.open("a") as file:
 answers = json.loads((folder / f"{{name}}.answers").read_text())
 number = len(calls.read_text().splitlines()) - 1
 code, output = answers[min(number, len(answers) - 1)]
-sys.stdout.write(output)
+(sys.stderr if code else sys.stdout).write(output)
 sys.exit(code)
 """
 

@@ -1,8 +1,11 @@
 """The jobs that one process and two processes do alike: `pair_jobs.py FOLDER PORT INDEX` is one of two."""
 
 import dataclasses
+import json
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent)]
@@ -65,8 +68,43 @@ def half(folder: Path, name: str, of: str) -> TrainJob:
     return training(folder, name)
 
 
+def load_a_step(folder: Path, *, everywhere: bool) -> str:
+    """Loads a compiled step that process 1 does not have, or that both have; gives what came of it.
+
+    Process 0 votes before, on another thread, and process 1 afterwards, as where a signal comes while a step is loaded.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from famjax.pods.agreement import all_agree
+    from famjax.training.compiled_steps import NotLoaded, load_step, save_step
+
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    lowered = jax.jit(lambda x: x.sum()).lower(jax.ShapeDtypeStruct((8,), np.float32, sharding=sharding))
+    own, compiled = folder / f"steps_{jax.process_index()}", lowered.compile()
+    if jax.process_index() == 0:
+        save_step(str(own), 8, lowered, compiled, mesh)
+    all_agree(True)
+    voting = threading.Thread(target=all_agree, args=(True,))
+    if jax.process_index() == 0:
+        voting.start()
+        time.sleep(0.5)
+    try:
+        step = load_step(str(folder / "steps_0" if everywhere else own), 8, lowered, mesh)
+        ones = jax.make_array_from_process_local_data(sharding, np.ones(4, np.float32))
+        return f"the sum is {step(ones)}"
+    except NotLoaded as error:
+        return str(error)
+    finally:
+        if jax.process_index() == 1:
+            voting.start()
+        voting.join()
+
+
 def main(folder: Path, port: int, index: int) -> None:
-    """Trains, resumes what one process has saved, evaluates and scans."""
+    """Trains, resumes what one process has saved, evaluates and scans; loads a compiled step."""
     from famjax.evaluation.evaluate import evaluate
     from famjax.evaluation.scan.running import scan
     from famjax.pods.connecting import JobAddress, connect
@@ -77,6 +115,8 @@ def main(folder: Path, port: int, index: int) -> None:
     train(training(folder, "one_then_two"))
     evaluate(evaluation(folder, "evaluated_by_two"))
     scan(scan_job(folder, "scanned_by_two"))
+    loaded = [load_a_step(folder, everywhere=True), load_a_step(folder, everywhere=False)]
+    (folder / f"loaded_{index}.json").write_text(json.dumps(loaded))
 
 
 if __name__ == "__main__":

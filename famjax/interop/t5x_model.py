@@ -205,8 +205,9 @@ class FamModel(models.DecoderOnlyModel):
 
     def _loss_and_metrics(self, params: Any, batch: Batch, output: Output) -> tuple[jax.Array, Metrics]:
         scores = self._score(params, batch, output)
-        factor, _ = losses.get_loss_normalizing_factor_and_weights(self._loss_normalizing_factor, batch)
-        weights = _weights(batch)
+        weighted = {**batch, "decoder_loss_weights": _weights(batch)}
+        # An average for each sequence is one of other weights.
+        factor, weights = losses.get_loss_normalizing_factor_and_weights(self._loss_normalizing_factor, weighted)
         divisor = 1.0 if factor is None else factor
         z_loss = self._loss.z_loss * jnp.sum(jnp.square(scores.log_z) * weights) / divisor
         loss = jnp.sum(scores.loss * weights) / divisor + z_loss

@@ -33,6 +33,8 @@ TAKEN_BY: dict[str, tuple[Platform, ...]] = {
     "partition": ("slurm",),
     "account": ("slurm",),
     "time_limit": ("slurm",),
+    "cpus_per_gpu": ("slurm",),
+    "memory_per_gpu": ("slurm",),
     "setup": ("slurm",),
 }
 NEEDED_BY: dict[str, tuple[Platform, ...]] = {
@@ -89,6 +91,8 @@ class LaunchConfig:
       partition: Slurm's.
       account: Slurm's.
       time_limit: Slurm's, as 24:00:00 or 2-00:00:00.
+      cpus_per_gpu: CPUs that are asked for with each GPU.
+      memory_per_gpu: GiB of the machine's memory that are asked for with each GPU.
       setup: a line of bash before the run, as "source .venv/bin/activate".
       output_dir: files are written to its subfolder NAME.
       plan: `submit` compiles the training for the slice first, as --run_mode=plan does, and does not submit what does
@@ -116,6 +120,8 @@ class LaunchConfig:
     partition: str = ""
     account: str = ""
     time_limit: str = ""
+    cpus_per_gpu: int = 8
+    memory_per_gpu: int = 64
     setup: str = ""
     output_dir: str = "launched"
     plan: bool = False
@@ -123,7 +129,7 @@ class LaunchConfig:
     def __post_init__(self) -> None:
         require_choice(self, "platform", Platform)
         require_choice(self, "capacity", Capacity)
-        require_at_least(self, 1, "num_slices", "shards")
+        require_at_least(self, 1, "num_slices", "shards", "cpus_per_gpu", "memory_per_gpu")
         require_at_least(self, 0, "retries", "grace_seconds")
         self._check_missing()
         self._check_useless()
@@ -143,6 +149,13 @@ class LaunchConfig:
     def gpus(self) -> GpuSlice:
         """The GPUs, where the platform is Slurm."""
         return parse_gpus(self.slice)
+
+    @property
+    def hosts_per_slice(self) -> int:
+        """Machines of one slice, or of all GPUs."""
+        if self.platform == "slurm":
+            return self.gpus.hosts
+        return self.tpu.xpk_hosts if self.platform == "xpk" else self.tpu.hosts
 
     @property
     def buckets(self) -> tuple[str, ...]:

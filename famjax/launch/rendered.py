@@ -30,7 +30,8 @@ def headline(config: LaunchConfig, job: LaunchedJob) -> str:
     else:
         one = config.tpu
         slices = f"{config.num_slices} x " if config.num_slices > 1 else ""
-        hosts = f"{_number(one.hosts, 'host')} with {_number(one.chips_per_host, 'chip')}"
+        count = config.hosts_per_slice
+        hosts = f"{_number(count, 'host')} with {_number(one.chips // count, 'chip')}"
         place = f"{slices}{one.name}: {one.topology_name}, {hosts}"
     if config.shards > 1:
         return f"{config.name}: famjax --run_mode={job.run_mode} in {config.shards} parts, each on {place}"

@@ -30,7 +30,7 @@ def render(config: LaunchConfig, job: LaunchedJob) -> Rendered:
         raise ConfigError("--run_mode=plan is for this machine: leave out `launch` and its flags.")
     if config.shards > 1 and job.run_mode != "scan":
         raise ConfigError(f"--shards={config.shards}: only a scan has parts; --run_mode={job.run_mode} has none.")
-    hosts = config.gpus.hosts if config.platform == "slurm" else config.num_slices * config.tpu.hosts
+    hosts = config.num_slices * config.hosts_per_slice
     if hosts > 1 and job.run_mode not in SHARED_MODES:
         where = f"--slice={config.slice}{f' --num_slices={config.num_slices}' if config.num_slices > 1 else ''}"
         raise ConfigError(

@@ -22,6 +22,8 @@ def render_slurm(config: LaunchConfig, job: LaunchedJob) -> Rendered:
             f"--shards={config.shards}: a part of a scan runs on one host, and --slice={config.slice} is "
             f"{config.gpus.hosts}. Largest of one host: {config.gpus.gpu.name}-{config.gpus.chips_per_host}."
         )
+    # Of several tasks on a host each has one GPU; one task has them all. A part of a scan is one process.
+    tasks = 1 if in_parts or job.run_mode not in SHARED_MODES else config.gpus.chips_per_host
     name = "job.sh"
     script = fill(
         "slurm.sh.jinja",
@@ -30,8 +32,9 @@ def render_slurm(config: LaunchConfig, job: LaunchedJob) -> Rendered:
             "gpus": config.gpus,
             "headline": headline(config, job),
             "in_parts": in_parts,
-            # Of several tasks on a host each has one GPU; one task has them all. A part of a scan is one process.
-            "tasks": 1 if in_parts or job.run_mode not in SHARED_MODES else config.gpus.chips_per_host,
+            "tasks": tasks,
+            "cpus_per_task": config.cpus_per_gpu * config.gpus.chips_per_host // tasks,
+            "memory": config.memory_per_gpu * config.gpus.chips_per_host,
             "command": one_flag_a_line(job.command, indent=8),
         },
     )

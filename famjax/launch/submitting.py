@@ -1,5 +1,7 @@
 """Before and at the submission: the run's configuration, the buckets, the platform's own client."""
 
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -20,14 +22,16 @@ _CLIENT_PAGES = {
     "xpk": "pip install xpk",
     "sbatch": "it is on the login node of a Slurm cluster",
 }
+# What `gcloud storage ls` says of a folder that is empty, in a bucket that exists.
+_NO_OBJECTS = "matched no objects"
 
 
 def check_before_submitting(config: LaunchConfig, job: LaunchedJob) -> None:
     """Makes the checks of --dry_run, asks whether the buckets exist, and, if asked, prints the plan.
 
     Raises:
-      ConfigError: whatever --dry_run would refuse, a bucket that does not exist, with the nearest that do, or a
-        training that does not fit its slice.
+      ConfigError: whatever --dry_run would refuse, a bucket that does not exist, with the nearest that do where these
+        may be listed, or a training that does not fit its slice.
       DataError, CheckpointError: a file or a checkpoint that should be on this machine, or in a bucket, cannot be read.
     """
     if config.plan and job.run_mode != "train":
@@ -35,7 +39,7 @@ def check_before_submitting(config: LaunchConfig, job: LaunchedJob) -> None:
     sys.stdout.write(f"checking the run ... {_checked_configuration(job)}\n")
     sys.stdout.flush()
     if config.bucket:
-        sys.stdout.write(f"checking the buckets ... {_checked_buckets(config)}\n")
+        sys.stdout.write(f"checking the buckets ... {_checked_buckets(config, job)}\n")
         sys.stdout.flush()
     if config.plan:
         plan(job.configuration.job, PlanSettings(config.slice, config.num_slices))
@@ -69,23 +73,61 @@ def _checked_configuration(job: LaunchedJob) -> str:
     return "ok"
 
 
-def _checked_buckets(config: LaunchConfig) -> str:
+def _checked_buckets(config: LaunchConfig, job: LaunchedJob) -> str:
+    """What came of it, on one line.
+
+    Raises:
+      ConfigError: a bucket does not exist.
+    """
     if shutil.which("gcloud") is None:
         return "skipped: gcloud is not installed here"
+    notes = (_checked_bucket(config, bucket, job.buckets.get(bucket, "")) for bucket in config.buckets)
+    return "; ".join(note for note in notes if note) or "ok"
+
+
+def _checked_bucket(config: LaunchConfig, bucket: str, path: str) -> str:
+    """What could not be found out about a bucket. Rights to its objects need not be rights to look at it."""
+    seen = _gcloud("storage", "buckets", "describe", f"gs://{bucket}", "--format=value(name)")
+    if not seen.returncode:
+        return ""
+    listed = None
+    if not _is_missing(seen):
+        listed = _gcloud("storage", "ls", _listed_folder(bucket, path))
+        if not listed.returncode or _NO_OBJECTS in listed.stderr:
+            return f"gs://{bucket} is there, by its objects; you may not look at the bucket itself"
+    if _is_missing(listed or seen):
+        raise ConfigError(f"--bucket=gs://{bucket} does not exist.{_others(config, bucket)}")
+    return f"gs://{bucket} cannot be looked at from here ({_reason(seen)})"
+
+
+def _listed_folder(bucket: str, path: str) -> str:
+    """The folder of a path that the run mentions: someone may have rights to that alone."""
+    inside = path.partition(f"/{bucket}")[2].strip("/")
+    fixed = itertools.takewhile(lambda part: not set("*?[{") & set(part), inside.split("/"))
+    return "/".join([f"gs://{bucket}", *filter(None, fixed), ""])
+
+
+def _others(config: LaunchConfig, bucket: str) -> str:
+    """The buckets that there are, as far as they may be listed."""
     project = [f"--project={config.project}"] if config.project else []
-    for bucket in config.buckets:
-        if _gcloud("storage", "buckets", "describe", f"gs://{bucket}", "--format=value(name)").returncode == 0:
-            continue
-        listing = _gcloud("storage", "buckets", "list", "--format=value(name)", *project)
-        if listing.returncode:
-            reason = (listing.stderr.strip().splitlines() or ["gcloud storage buckets list failed"])[0]
-            raise ConfigError(f"--bucket=gs://{bucket} cannot be seen: {reason}")
-        known = listing.stdout.split()
-        raise ConfigError(
-            f"--bucket=gs://{bucket} does not exist, or you may not see it.{nearest(bucket, known)} "
-            f"The project has {len(known)} buckets{': ' if known else ''}{', '.join(sorted(known)[:10])}."
-        )
-    return "ok"
+    listing = _gcloud("storage", "buckets", "list", "--format=value(name)", *project)
+    if listing.returncode:
+        return ""
+    known = listing.stdout.split()
+    return (
+        f"{nearest(bucket, known)} The project has {len(known)} bucket{'' if len(known) == 1 else 's'}"
+        f"{': ' if known else ''}{', '.join(sorted(known)[:10])}."
+    )
+
+
+def _is_missing(answer: subprocess.CompletedProcess[str]) -> bool:
+    return re.search("not found: 404|HTTPError 404|Exception: 404", answer.stderr) is not None
+
+
+def _reason(answer: subprocess.CompletedProcess[str]) -> str:
+    """gcloud's error, behind whatever it says of its settings."""
+    error = re.search(r"^ERROR: \([\w.-]+\) (.*?)\.?$", answer.stderr, re.MULTILINE)
+    return error[1] if error else f"gcloud ended with exit code {answer.returncode}"
 
 
 def _gcloud(*arguments: str) -> subprocess.CompletedProcess[str]:

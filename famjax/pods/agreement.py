@@ -79,7 +79,17 @@ class AgreedStop:
 
 def all_agree(verdict: bool) -> bool:
     """Whether every process says so; also a point at which all wait for each other."""
-    return verdict if jax.process_count() == 1 else all(text == "yes" for text in exchange("yes" if verdict else "no"))
+    return all(from_each(verdict))
+
+
+def from_each(value: T, channel: str = "main") -> list[T]:
+    """What each process says (JSON), by index, on every process; also a point at which all wait for each other.
+
+    Args:
+      value: of this process.
+      channel: see `exchange`.
+    """
+    return [value] if jax.process_count() == 1 else [json.loads(text) for text in exchange(json.dumps(value), channel)]
 
 
 def from_first(make: Callable[[], T]) -> T:
@@ -92,7 +102,7 @@ def from_first(make: Callable[[], T]) -> T:
             outcome = {"value": make()}
         except FamjaxError as error:
             outcome = {"error": type(error).__name__, "message": str(error)}
-    outcome = json.loads(exchange(json.dumps(outcome))[0])
+    outcome = from_each(outcome)[0]
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
     value: T = outcome["value"]

@@ -6,6 +6,7 @@ writes its heartbeat file (`famjax.pods.heartbeats`) while it waits, and who wai
 
 import ctypes
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from famjax.pods.hosts_config import HostsConfig
 # jax's names. Its Kubernetes cluster is left out: it takes every Indexed Job for one job of several processes.
 _CLUSTERS = {"gketpu": "GKE (TPU)", "gcetpu": "TPU VMs", "slurm": "Slurm", "ompi": "Open MPI"}
 _BEAT_SECONDS = 2.0
+_CONNECTING, _STARTING_DEVICES = "connecting", "starting its devices"
 # jax's own limits come after ours, since it ends the process.
 _JAX_EXTRA_SECONDS = 120
 
@@ -124,7 +126,10 @@ def _local_devices(cluster: type[clusters.ClusterEnv], environment: Mapping[str,
 
 
 def connect(job: JobAddress, config: HostsConfig, folder: epath.Path) -> None:
-    """Connects this process with the others of its job, before jax is used for anything else.
+    """Connects this process with the others of its job, and starts its devices, before jax is used for anything else.
+
+    The devices of a slice start together: where a process is gone by then, or its chips cannot be had, the others would
+    wait in native code, where nothing but a limit beside it ends them.
 
     Args:
       job: this process's place in it.
@@ -132,77 +137,111 @@ def connect(job: JobAddress, config: HostsConfig, folder: epath.Path) -> None:
       folder: of the job, which all processes see; heartbeat files are below it.
 
     Raises:
-      HostsError: some processes did not start in time (they are named), or do not reach each other.
+      HostsError: some processes did not start in time, or were gone before all had their devices (they are named), or
+        do not reach each other; or this process gets no devices.
       CheckpointError: the folder cannot be written.
     """
     process = Process(job.index, job.count)
-    outcome: futures.Future[None] = futures.Future()
-    threading.Thread(target=_initialize, args=(job, config, outcome), name="famjax-connecting", daemon=True).start()
-    deadline = time.monotonic() + config.connect_seconds
-    beat = min(_BEAT_SECONDS, config.heartbeat_seconds)
-    while not outcome.done():
-        _beat(folder, process)
-        futures.wait([outcome], timeout=beat)
-        if time.monotonic() > deadline and not outcome.done():
-            raise HostsError(_who_is_missing(job, config, folder, process, beat))
-    try:
-        outcome.result()
-    except Exception as error:
+    seconds, beat = config.connect_seconds, min(_BEAT_SECONDS, config.heartbeat_seconds)
+    connected = _run_beside(functools.partial(_initialize, job, config), folder, process, _CONNECTING, seconds, beat)
+    if not connected.done():
+        raise HostsError(_who_is_missing(job, config, folder, process, beat))
+    if error := connected.exception():
         raise HostsError(f"{process} cannot join its job at {job.coordinator}: {_first_line(error)}") from error
     _tell_of_aborts(process)
+    started = _run_beside(jax.devices, folder, process, _STARTING_DEVICES, seconds, beat)
+    if not started.done():
+        raise HostsError(_whose_devices_are_missing(config, folder, process))
+    if error := started.exception():
+        raise HostsError(f"{process} gets no devices: {_first_line(error)}") from error
 
 
-def _initialize(job: JobAddress, config: HostsConfig, outcome: "futures.Future[None]") -> None:
+def _run_beside(
+    work: Callable[[], Any], folder: epath.Path, process: Process, phase: str, seconds: float, beat: float
+) -> "futures.Future[Any]":
+    """Runs something on another thread, with heartbeats meanwhile; what came of it, or nothing after the time."""
+    outcome: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (told by the thread that waits)
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name=f"famjax-{phase}", daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while not outcome.done() and time.monotonic() <= deadline:
+        _beat(folder, process, phase)
+        futures.wait([outcome], timeout=beat)
+    return outcome
+
+
+def _initialize(job: JobAddress, config: HostsConfig) -> None:
+    # A signal is the loop's to handle (famjax.training.stopping), and the hosts agree on it themselves.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        job.coordinator,
+        job.count,
+        job.index,
+        local_device_ids=None if job.local_devices is None else list(job.local_devices),
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(config.connect_seconds) + _JAX_EXTRA_SECONDS,
+        heartbeat_timeout_seconds=int(config.lost_seconds) + _JAX_EXTRA_SECONDS,
+    )
+
+
+def _beat(folder: epath.Path, process: Process, phase: str) -> None:
     try:
-        # A signal is the loop's to handle (famjax.training.stopping), and the hosts agree on it themselves.
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(
-            job.coordinator,
-            job.count,
-            job.index,
-            local_device_ids=None if job.local_devices is None else list(job.local_devices),
-            cluster_detection_method="deactivate",
-            initialization_timeout=int(config.connect_seconds) + _JAX_EXTRA_SECONDS,
-            heartbeat_timeout_seconds=int(config.lost_seconds) + _JAX_EXTRA_SECONDS,
-        )
-        outcome.set_result(None)
-    except BaseException as error:  # noqa: BLE001 (raised again by the thread that waits)
-        outcome.set_exception(error)
-
-
-def _beat(folder: epath.Path, process: Process) -> None:
-    try:
-        write_heartbeat(folder, process, "connecting")
+        write_heartbeat(folder, process, phase)
     except OSError as error:
         raise CheckpointError(f"{folder / FOLDER} cannot be written ({error.strerror or error}).") from error
 
 
 def _who_is_missing(job: JobAddress, config: HostsConfig, folder: epath.Path, process: Process, beat: float) -> str:
-    """The message. A file that does not change any more is of an earlier run, or of a process that has ended."""
-    before = read_heartbeats(folder, job.count)
-    until = time.monotonic() + 2 * beat + 1
-    while time.monotonic() < until:
-        _beat(folder, process)
-        time.sleep(beat / 2)
-    after = read_heartbeats(folder, job.count)
-    missing = [index for index in range(job.count) if index != job.index and before.get(index) == after.get(index)]
+    missing = _silent(folder, process, _CONNECTING, beat)
     waited = f"{process}, started by {job.source}, waited {config.connect_seconds:g} s"
     if not missing:
         return (
             f"{waited}: all processes have started, but not all reach {job.coordinator}, where process 0 waits for "
             "them. Is it the right address, and is the port open?"
         )
+    return (
+        f"{waited} for the others. Missing: {', '.join(missing)}.\n  A process shows in "
+        f"{folder / FOLDER} as soon as it starts; all need the same folder. Where they start late, raise "
+        "--gin.HostsConfig.connect_seconds."
+    )
+
+
+def _whose_devices_are_missing(config: HostsConfig, folder: epath.Path, process: Process) -> str:
+    # Where the devices have started heartbeats are as rare as in the rest of the run.
+    gone = _silent(folder, process, _STARTING_DEVICES, config.heartbeat_seconds)
+    who = (
+        f"Gone since the processes found each other: {', '.join(gone)}."
+        if gone
+        else "All processes are there: does a program hold a host's accelerators, and do the hosts reach each other?"
+    )
+    return (
+        f"{process} has joined its job, and waited {config.connect_seconds:g} s for its devices, which start with "
+        f"those of all processes. {who}\n  Where they start slowly, raise --gin.HostsConfig.connect_seconds."
+    )
+
+
+def _silent(folder: epath.Path, process: Process, phase: str, beat: float) -> list[str]:
+    """The other processes whose heartbeat file does not change any more, or is of an earlier run, or is not there."""
+    before = read_heartbeats(folder, process.count)
+    until = time.monotonic() + 2 * beat + 1
+    while time.monotonic() < until:
+        _beat(folder, process, phase)
+        time.sleep(min(beat, _BEAT_SECONDS) / 2)
+    after = read_heartbeats(folder, process.count)
 
     def name(index: int) -> str:
         last = after.get(index)
         where = f"last seen on {last['host']}" if last else "never seen"
         return f"process {index} ({where})"
 
-    return (
-        f"{waited} for the others. Missing: {', '.join(map(name, missing))}.\n  A process shows in "
-        f"{folder / FOLDER} as soon as it starts; all need the same folder. Where they start late, raise "
-        "--gin.HostsConfig.connect_seconds."
-    )
+    others = (index for index in range(process.count) if index != process.index)
+    return [name(index) for index in others if before.get(index) == after.get(index)]
 
 
 _kept: list[Any] = []

@@ -4,7 +4,8 @@ No device takes part: it works while devices compute, hang or wait for a process
 """
 
 import itertools
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jax._src import distributed
 _PREFIX, _ROUNDS = "famjax/process/", "famjax/round/"
 # Who watches over the processes ends them much earlier (famjax.pods.watching).
 _ROUND_MILLISECONDS = 7 * 24 * 3600 * 1000
-_numbers = itertools.count()
+_numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
 def is_connected() -> bool:
@@ -41,17 +42,22 @@ def told() -> Mapping[int, str]:
     return {int(key.removeprefix(_PREFIX)): text for key, text in client.key_value_dir_get(_PREFIX)}
 
 
-def exchange(text: str) -> list[str]:
+def exchange(text: str, channel: str = "main") -> list[str]:
     """Gives every process the text of each, by index; waits until all have called it, as they do in the same order.
+
+    Args:
+      text: of this process.
+      channel: a thread beside the main one has its own, since threads come here in another order on every process.
 
     Raises:
       jax.errors.JaxRuntimeError: a process has ended.
     """
     client: Any = distributed.global_state.client
-    number, index = next(_numbers), jax.process_index()
-    client.key_value_set(f"{_ROUNDS}{number}/{index}", text)
-    client.wait_at_barrier(f"{_ROUNDS}{number}", _ROUND_MILLISECONDS)
-    texts = {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(f"{_ROUNDS}{number}/")}
+    rounds = f"{_ROUNDS}{channel}/"
+    number, index = next(_numbers[channel]), jax.process_index()
+    client.key_value_set(f"{rounds}{number}/{index}", text)
+    client.wait_at_barrier(f"{rounds}{number}", _ROUND_MILLISECONDS)
+    texts = {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(f"{rounds}{number}/")}
     if number:  # Whoever is here has read those of the round before.
-        client.key_value_delete(f"{_ROUNDS}{number - 1}/{index}")
+        client.key_value_delete(f"{rounds}{number - 1}/{index}")
     return [texts[process] for process in range(jax.process_count())]

@@ -10,7 +10,7 @@ class HostsConfig:
     """Time limits of a job's processes, all in seconds.
 
     Attributes:
-      connect_seconds: within which all processes must have started and found each other.
+      connect_seconds: within which all processes must have started and found each other, and then their devices.
       heartbeat_seconds: between two writes of a process's heartbeat file.
       lost_seconds: a process that the others have not heard of for so long is lost, and the job ends.
       step_seconds: the longest that a training step may take; the job then ends; None: no limit.

@@ -3,11 +3,23 @@
 A slice is written as Google Cloud writes it, `v5e-256` or `v5p-128`, or with its topology, `v5p-4x4x4`. Names of v4 and
 v5p count TensorCores, of which a chip has 2; names of v5e and v6e count chips.
 
+Slices of up to 8 chips, as node pools of GKE (machines x machine type). Those of 8 chips GKE also makes of two machines
+of 4; Cloud TPU's API and this table have one of 8. xpk has machines of 8 chips for neither generation, and makes two:
+
+                   GKE, Cloud TPU         xpk
+  v5e-1    1x1     1 x ct5lp-hightpu-1t   -
+  v5e-4    2x2     1 x ct5lp-hightpu-4t   -
+  v5e-8    2x4     1 x ct5lp-hightpu-8t   2 x ct5lp-hightpu-4t
+  v6e-1    1x1     1 x ct6e-standard-1t   1 x ct6e-standard-1t
+  v6e-4    2x2     1 x ct6e-standard-4t   1 x ct6e-standard-4t
+  v6e-8    2x4     1 x ct6e-standard-8t   2 x ct6e-standard-4t
+
 Sources, all of Google's public documentation:
   https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e: chips, memory, peak compute, bandwidths, supported shapes
   https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus: accelerator labels, machine types, topologies
   https://cloud.google.com/tpu/docs/runtimes: runtime versions of TPU VMs
-  https://github.com/AI-Hypercomputer/xpk, src/xpk/core/system_characteristics.py: the topology that a name stands for
+  https://github.com/AI-Hypercomputer/xpk, src/xpk/core/system_characteristics.py: the topology that a name stands for,
+    xpk's machines
   https://github.com/AI-Hypercomputer/maxtext, src/maxtext/utils/accelerator_to_spec_map.py: libtpu's names
 """
 
@@ -217,6 +229,11 @@ class TpuSlice:
     def hosts(self) -> int:
         """Machines, and processes."""
         return self.chips // self.chips_per_host
+
+    @property
+    def xpk_hosts(self) -> int:
+        """Machines, and processes, where xpk makes them: it has none of 8 chips."""
+        return max(1, self.chips // 4)
 
     @property
     def hbm_bytes(self) -> int:

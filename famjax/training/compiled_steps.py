@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -18,6 +19,8 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from jax.sharding import Mesh
 
 from famjax.errors import ConfigError
+from famjax.pods.agreement import from_each
+from famjax.pods.heartbeats import Process
 
 _MAGIC = b"famjax compiled step 1\n"
 
@@ -75,12 +78,48 @@ def save_step(
 
 
 def load_step(folder: str, length: int, lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
-    """Loads a compiled train step onto the mesh's devices.
+    """Loads a compiled train step onto the mesh's devices: on every process of the job the same one, or on none.
+
+    Processes that run programs which were compiled apart may wait in different sums of gradients, for ever.
 
     Raises:
-      NotLoaded: there is none, or it is of another program, other devices or other versions.
+      NotLoaded: a process has none, or it is of another program, other devices or other versions; or the processes have
+        different ones. It names the process, where there are several.
     """
     path = step_path(folder, length)
+    step, digest, refusal = None, "", ""
+    try:
+        payload = _read(path, lowered, mesh)
+        step, digest = _deserialize(path, payload, lowered, mesh), _digest(payload)
+    except NotLoaded as error:
+        refusal = str(error)
+    process = str(Process(jax.process_index(), jax.process_count()))
+    # Steps are loaded where they are compiled: beside the main thread, which may vote on a signal meanwhile.
+    _require_agreement(path, from_each([process, digest, refusal], channel="compiled steps"))
+    assert step is not None
+    return step
+
+
+def _require_agreement(path: epath.Path, outcomes: Sequence[Sequence[str]]) -> None:
+    """Of each process: its name, the digest of what it has loaded, and why it has loaded nothing.
+
+    Raises:
+      NotLoaded: one has not, or has loaded something else.
+    """
+    refusals = [
+        f"{process}: {refusal}" if len(outcomes) > 1 else refusal for process, _, refusal in outcomes if refusal
+    ]
+    if refusals:
+        others = {1: "", 2: " (1 other process has none either)"}
+        raise NotLoaded(refusals[0] + others.get(len(refusals), f" ({len(refusals) - 1} others have none either)"))
+    first, digest, _ = outcomes[0]
+    for process, other, _ in outcomes:
+        if other != digest:
+            raise NotLoaded(f"{path} of {process} is another file than that of {first}")
+
+
+def _read(path: epath.Path, lowered: jax.stages.Lowered, mesh: Mesh) -> bytes:
+    """The serialised program, if it is that of what is lowered."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -95,6 +134,10 @@ def load_step(folder: str, length: int, lowered: jax.stages.Lowered, mesh: Mesh)
     if saved.pop("payload", None) != _digest(payload):
         raise NotLoaded(f"{path} is damaged")
     _require_same(path, saved, _origin(lowered, mesh))
+    return payload
+
+
+def _deserialize(path: epath.Path, payload: bytes, lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled:
     in_tree = jax.tree.structure(lowered.args_info)
     devices = mesh.devices.flatten().tolist()
     try:

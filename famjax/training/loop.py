@@ -9,30 +9,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
-from famjax.configuration import operative
 from famjax.configuration.job_checks import check_batch, check_processes
 from famjax.data.config import DataConfig
 from famjax.data.document_rows import BlockShape, StreamCounts
-from famjax.data.feeding import fingerprint_of_vocabulary
-from famjax.errors import CheckpointError, ConfigError, NumericsError, Stopped
+from famjax.errors import NumericsError, Stopped
 from famjax.models.decoder_layer import Diagnostics
 from famjax.plurals import counted
 from famjax.pods.agreement import AgreedStop, from_first
 from famjax.pods.mesh import make_mesh, num_batch_shards
 from famjax.pods.watching import TRAINING, Watch
-from famjax.training.checkpoint_files import absolute_path, step_folders
-from famjax.training.checkpoints import Checkpointer, Restored
+from famjax.training.checkpoint_files import absolute_path
+from famjax.training.checkpoints import Checkpointer
 from famjax.training.config import TrainJob
 from famjax.training.display import Display, Progress, open_display
 from famjax.training.evaluator import evaluate_batches, evaluate_documents, summarize, summarize_streamed
 from famjax.training.feed import TrainingFeed, check_data, device_batches, evaluation_shape, step_shape
-from famjax.training.finetuning import begin_from_base, resume_from_base
 from famjax.training.flops import peak_flops, train_step_flops
 from famjax.training.model_dir import checkpoint_bytes, find_model_dir, hold, prepare_model_dir
-from famjax.training.optimizers import with_schedule_step
 from famjax.training.program import (
     Program,
     TrainStep,
@@ -41,7 +36,7 @@ from famjax.training.program import (
     make_program,
     timed,
 )
-from famjax.training.restore import initialize_from
+from famjax.training.starting import begin, describe, note_settings, report_finished
 from famjax.training.state import TrainState
 from famjax.training.step import Metrics
 from famjax.training.stopping import StopSignal, run_together
@@ -69,7 +64,7 @@ def train(job: TrainJob) -> None:
         Watch(job.hosts, find_model_dir(job.model_dir), stop) as watch,
         contextlib.ExitStack() as alone,
     ):
-        _report_finished(job, display)
+        report_finished(job, display)
         mesh = make_mesh(job.mesh)
         check_processes(job.mesh)
         check_batch(job, num_batch_shards(mesh))
@@ -79,7 +74,7 @@ def train(job: TrainJob) -> None:
         from_first(lambda: alone.enter_context(hold(model_dir)))
         with Checkpointer(model_dir, job.checkpoint, job.model, report=display.warn) as checkpointer:
             with watch.doing("restoring"):
-                state, data_state, resumed_from = _start(program, checkpointer, display)
+                state, data_state, resumed_from = begin(program, checkpointer, display)
             feed = TrainingFeed(job.data, job.curriculum.parsed, program.mesh, data_state, step_shape(job))
             feed.open(int(state.progress.stage))
             writers = MetricWriters(
@@ -87,42 +82,12 @@ def train(job: TrainJob) -> None:
             )
             with writers:
                 if int(state.step) < job.total_steps:
-                    _note_settings(model_dir, display)
-                    display.report(_describe(program))
+                    note_settings(model_dir, display)
+                    display.report(describe(program))
                 try:
                     Loop(program, state, feed, checkpointer, writers, display, stop, watch).run()
                 finally:
                     feed.close()
-
-
-def _report_finished(job: TrainJob, display: Display) -> None:
-    """Says it where the run has made all its steps, before anything slow."""
-    latest = next(iter(step_folders(find_model_dir(job.model_dir))), None)
-    if latest is not None and latest.step >= job.total_steps:
-        display.report(
-            f"nothing to train: {latest.path} is the last of TRAIN_STEPS = {job.total_steps}, or beyond it; raise it, "
-            "or set another MODEL_DIR"
-        )
-
-
-def _note_settings(model_dir: epath.Path, display: Display) -> None:
-    """Keeps the settings in MODEL_DIR, and says what has changed."""
-    if jax.process_index() == 0:
-        for change in operative.changes(model_dir):
-            display.report(f"changed since the last start: {change}")
-        operative.write(model_dir)
-
-
-def _describe(program: Program) -> str:
-    """What is trained, from which data, and for how long."""
-    job, (parameters, trained) = program.job, program.parameter_counts()
-    frozen = f", {trained:,} of them trained," if trained < parameters else ""
-    length = max([stage.max_length for stage in job.curriculum.parsed] or [job.step_length])
-    upto = "up to " if job.curriculum.stages else ""
-    return (
-        f"training: {parameters:,} parameters{frozen} on {job.data.mixture_or_task_name} (split {job.data.split!r}), "
-        f"{job.data.batch_size:,} x {upto}{length:,} tokens a step, to step {job.total_steps:,}"
-    )
 
 
 def _check_data(job: TrainJob, mesh: Mesh) -> None:
@@ -135,44 +100,6 @@ def _check_data(job: TrainJob, mesh: Mesh) -> None:
         check_data(job.eval_data, job.model, mesh, remedy=remedy, documents=evaluation_shape(job, job.eval_data))
 
 
-def _start(
-    program: Program, checkpointer: Checkpointer, display: Display
-) -> tuple[TrainState, dict[str, Any] | None, int | None]:
-    """The state to go on from: the latest checkpoint's, another run's, or initial values."""
-    job = program.job
-    restored = checkpointer.restore(program.saved_part(program.abstract_state))
-    if restored is not None:
-        _require_stage(job, int(restored.state.progress.stage_after))
-        display.report(f"resumed from the checkpoint of step {restored.step} in {job.model_dir}")
-        return _with_base(program, checkpointer, restored), restored.data_state, restored.step
-    state = program.init()
-    if job.restore.path is None:
-        return state, None, None
-    vocabulary = fingerprint_of_vocabulary(job.data)
-    start = initialize_from(job.restore, state.params, state.opt_state, display.warn, job.model, vocabulary)
-    if start.step >= job.total_steps:
-        raise ConfigError(
-            f"RestoreConfig.step continues at step {start.step} of {job.restore.path}, which is not before "
-            f"--gin.TRAIN_STEPS={job.total_steps}."
-        )
-    display.report(str(start.report))
-    start = dataclasses.replace(start, params=program.draw_fam_prompt(start.params, start.report.initialised))
-    if job.has_frozen_base:
-        checkpointer.refer_to(begin_from_base(program, start))
-    opt_state = with_schedule_step(start.opt_state, start.step)
-    step = jax.device_put(np.int32(start.step), program.shardings.step)
-    return dataclasses.replace(state, params=start.params, opt_state=opt_state, step=step), None, None
-
-
-def _with_base(program: Program, checkpointer: Checkpointer, restored: Restored) -> TrainState:
-    """The restored state, with the parameters of the base where it refers to one."""
-    if restored.base is None:
-        return restored.state
-    params, reference = resume_from_base(program, restored.state.params, restored.base)
-    checkpointer.refer_to(reference)
-    return dataclasses.replace(restored.state, params=params)
-
-
 def _is_evaluated(job: TrainJob, step: int) -> bool:
     """Whether the log has the evaluation of this step."""
     if job.eval_data is None:
@@ -180,14 +107,6 @@ def _is_evaluated(job: TrainJob, step: int) -> bool:
     metric = f"{job.eval_data.split}/loss"
     entries = map(json.loads, (absolute_path(job.model_dir) / LOG_NAME).read_text(encoding="utf-8").splitlines())
     return any(entry["step"] == step and metric in entry for entry in entries)
-
-
-def _require_stage(job: TrainJob, stage: int) -> None:
-    if stage >= max(len(job.curriculum.stages), 1):
-        raise CheckpointError(
-            f"the checkpoint in {job.model_dir} stands at stage {stage + 1} of its curriculum; Curriculum.stages now "
-            f"has {len(job.curriculum.stages)}. Set them as they were, or use another --gin.MODEL_DIR."
-        )
 
 
 @dataclasses.dataclass

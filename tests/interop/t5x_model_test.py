@@ -101,6 +101,9 @@ def test_loss_scores_and_metrics_are_famjax_s(config):
     scores, seen = jax.jit(functools.partial(model.score_batch, return_intermediates=True))(params, batch)
     assert_close(jnp.sum(scores), -sums.loss, FLOAT32)
     assert_close(jnp.sum(seen["decoder"]["token_scores"][0], axis=1), scores, FLOAT32)
+    per_row = make_model(config, loss_normalizing_factor="AVERAGE_PER_SEQUENCE")
+    of_rows = -scores / jnp.sum(batch["decoder_loss_weights"], axis=1)
+    assert_close(jax.jit(per_row.eval_fn)(params, batch)[0], jnp.mean(of_rows), FLOAT32)
     logprobs = jax.nn.log_softmax(jax.jit(model._compute_logits)(params, batch), axis=-1)
     of_targets = jnp.take_along_axis(logprobs, batch["decoder_target_tokens"][..., None], axis=-1)[..., 0]
     assert_close(jnp.sum(of_targets * batch["decoder_loss_weights"], axis=1), scores, FLOAT32)

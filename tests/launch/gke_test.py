@@ -75,6 +75,9 @@ def test_jobset(name, num_slices):
     """A field that the cluster does not know, a selector that no node has, pods without chips or chips without pods."""
     manifest = jobset(name, num_slices=num_slices, queue="tpu", capacity="spot")
     check_jobset(manifest)
+    one = parse_slice(name)
+    text = rendered("gke", name, num_slices=num_slices).files["jobset.yaml"]
+    assert f"= {one.chips} chips, {one.chips_per_host} on each node ({one.gke_machine_type})." in text
     (replicated,) = manifest["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]

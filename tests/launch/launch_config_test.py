@@ -27,6 +27,8 @@ from launching import NEEDED, RUN, SCAN, flags, rendered
         ("gke", "v5e-4", {"partition": "gpu"}, "--partition has no effect with --platform=gke, only with slurm."),
         ("slurm", "h100-8", {"bucket": ("my-runs",)}, "--bucket has no effect with --platform=slurm, only with gke,"),
         ("slurm", "h100-8", {"time_limit": "1 day"}, "--time_limit=1 day: expected as 24:00:00"),
+        ("slurm", "h100-8", {"memory_per_gpu": 0}, "LaunchConfig.memory_per_gpu = 0; allowed: 1 or more."),
+        ("gke", "v5e-4", {"cpus_per_gpu": 4}, "--cpus_per_gpu has no effect with --platform=gke, only with slurm."),
         ("gke", "v5e-4", {"capacity": "reserved"}, "--capacity=reserved needs --reservation=NAME."),
         ("gke", "v5e-4", {"reservation": "mine"}, "--reservation=mine needs --capacity=reserved."),
         ("gke", "v5e-4", {"num_slices": 0}, "LaunchConfig.num_slices = 0; allowed: 1 or more."),
@@ -72,12 +74,13 @@ def test_results_on_a_machine_that_goes_are_refused(platform):
     assert "'gs://my-runs/...'" in str(caught.value)
 
 
-@pytest.mark.parametrize(("platform", "slice_name"), [("gke", "v5e-16"), ("slurm", "h100-16")])
+@pytest.mark.parametrize(("platform", "slice_name"), [("gke", "v5e-16"), ("xpk", "v6e-8"), ("slurm", "h100-16")])
 def test_modes_of_one_process(platform, slice_name):
     """Sixteen processes that answer the same prompts, into one file."""
     run = ["--run_mode=infer", "--gin_file=runs/infer.gin", "--gin.CHECKPOINT_PATH='gs://my-runs/tiny'"]
     with pytest.raises(ConfigError, match=rf"--run_mode=infer runs in one process, and --slice={slice_name} has"):
         rendered(platform, slice_name, run)
+    assert rendered("gke", "v6e-8", run).files  # One machine there, and two of xpk's.
     script = rendered("slurm", "h100-4", run).files["job.sh"]
     assert "#SBATCH --ntasks-per-node=1\n" in script
     assert "#SBATCH --gpus-per-node=4\n" in script

@@ -57,6 +57,9 @@ def test_xpk(name):
     launch = rendered("xpk", name, MOUNTED, num_slices=2, capacity="spot", retries=9, env=("A=b c",), zone="z")
     assert launch.command[:3] == ("xpk", "workload", "create")
     flags = options(launch.command[3:])
+    hosts = parse_slice(name).xpk_hosts
+    on_each = f"{hosts} host{'s' if hosts > 1 else ''} with {parse_slice(name).chips // hosts} chips"
+    assert f", {on_each}\n" in launch.files["workload.sh"]  # 8 chips are two machines there.
     kind, _, size = name.partition("-")
     size = {"v4-8": "2x2x1", "v4-128": "4x4x4"}.get(name, size)
     assert flags == {

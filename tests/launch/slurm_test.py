@@ -41,6 +41,7 @@ exec {python} -m famjax.main "$@"
 """
 
 
+INFER = ("--run_mode=infer", "--gin_file=runs/infer.gin", "--gin.CHECKPOINT_PATH='runs/tiny'")
 # A model that trains in seconds.
 SMALL = (
     "--gin_file=runs/pretrain.gin",
@@ -112,6 +113,20 @@ def test_setting_up_may_ask_for_variables_that_are_not_set(clients):
     """`module load` and `conda activate`, which end a script that forbids it."""
     clients.add_script("famjax", "#!/bin/bash\nexit 0\n")
     assert run(clients, rendered("slurm", "h100-16", setup="test -z $NOT_SET_ANYWHERE")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "tasks", "cpus", "memory"),
+    [("h100-4", RUN, 4, "12", "200G"), ("h100-16", RUN, 8, "12", "400G"), ("h100-4", INFER, 1, "48", "200G")],
+)
+def test_cpus_and_memory(name, run, tasks, cpus, memory):
+    """A cluster's defaults, often one CPU and a few GiB: a run that waits for its data, or is killed for memory."""
+    script = rendered("slurm", name, run, cpus_per_gpu=12, memory_per_gpu=50).files["job.sh"]
+    found = directives(script)
+    assert (found["ntasks-per-node"], found["cpus-per-task"], found["mem"]) == (str(tasks), cpus, memory)
+    assert re.search(rf"^srun .*--cpus-per-task={cpus} ", script, re.MULTILINE)  # srun asks the cluster anew
+    found = directives(rendered("slurm", name, run).files["job.sh"])
+    assert int(found["cpus-per-task"]) * tasks >= 4 * int(found["gpus-per-node"])
 
 
 @pytest.mark.parametrize("name", ["h100-4", "h100-16"])

@@ -94,18 +94,55 @@ def test_a_plan_before_the_submission(capsys, clients):
     )
 
 
+MISSING = "ERROR: (gcloud.storage.buckets.describe) gs://my-runs not found: 404.\n"
+FORBIDDEN = (
+    "Your active configuration is: [mine]\n"
+    "ERROR: (gcloud.storage.buckets.describe) HTTPError 403: me@project does not have storage.buckets.get access to "
+    "the Google Cloud Storage bucket.\nMore.\n"
+)
+EMPTY = "ERROR: (gcloud.storage.ls) One or more URLs matched no objects.\n"
+DESCRIBE = ["storage", "buckets", "describe", "gs://my-runs", "--format=value(name)"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "others"),
+    [
+        ([(1, MISSING), (0, "my-rums\nother\n")], " Did you mean my-rums? The project has 2 buckets: my-rums, other."),
+        ([(1, MISSING), (1, FORBIDDEN)], ""),
+        ([(1, FORBIDDEN), (1, MISSING), (0, "other\n")], " The project has 1 bucket: other."),
+    ],
+)
 @pytest.mark.usefixtures("unchecked")
-def test_a_bucket_that_does_not_exist(capsys, clients):
+def test_a_bucket_that_does_not_exist(capsys, clients, answers, others):
     """A misspelled bucket is found out by the run, when it first saves."""
-    clients.add("gcloud", (1, ""), (0, "my-rums\nother\n"))
+    clients.add("gcloud", *answers)
     outcome = submit(capsys, "gke")
     assert outcome.code == 2
-    assert outcome.stderr == (
-        "--bucket=gs://my-runs does not exist, or you may not see it. Did you mean my-rums? "
-        "The project has 2 buckets: my-rums, other.\n"
-    )
-    assert clients.calls("gcloud")[0] == ["storage", "buckets", "describe", "gs://my-runs", "--format=value(name)"]
+    assert outcome.stderr == f"--bucket=gs://my-runs does not exist.{others}\n"
+    assert clients.calls("gcloud")[0] == DESCRIBE
     assert clients.calls("kubectl") == []
+
+
+@pytest.mark.parametrize(
+    ("listing", "note"),
+    [
+        ((0, "gs://my-runs/tiny/a\n"), "gs://my-runs is there, by its objects; you may not look at the bucket itself"),
+        ((1, EMPTY), "gs://my-runs is there, by its objects; you may not look at the bucket itself"),
+        ((1, FORBIDDEN), "gs://my-runs cannot be looked at from here (HTTPError 403: me@project does not have storage"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_bucket_that_one_may_not_look_at(capsys, clients, listing, note):
+    """Whoever has rights to the objects alone cannot submit, though the run itself needs no more."""
+    clients.add("gcloud", (1, FORBIDDEN), listing)
+    outcome = submit(capsys, "gke", "--gin.Documents.paths=['/gcs/my-runs/books/*.txt']")
+    assert outcome.code == 0, outcome.stderr
+    assert f"checking the buckets ... {note}" in outcome.stdout
+    asked = clients.calls("gcloud")
+    assert asked[0] == DESCRIBE
+    assert asked[1][:2] == ["storage", "ls"]
+    assert asked[1][2] in ("gs://my-runs/tiny/", "gs://my-runs/books/")
+    assert len(clients.calls("kubectl")) == 1
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -116,7 +116,7 @@ LIMITS = HostsConfig(connect_seconds=0.3, heartbeat_seconds=0.1)
 @pytest.fixture
 def never(monkeypatch):
     """Nobody answers."""
-    monkeypatch.setattr(connecting, "_initialize", lambda job, config, outcome: None)
+    monkeypatch.setattr(connecting, "_initialize", lambda job, config: threading.Event().wait(10))
 
 
 def test_the_missing_are_named(tmp_path, never):
@@ -150,12 +150,56 @@ def test_all_are_there_and_do_not_reach_each_other(tmp_path, never):
 def test_what_jax_says_is_passed_on(tmp_path, monkeypatch):
     """Guards against a port in use that is waited for until the end."""
 
-    def fail(job, config, outcome):
-        outcome.set_exception(RuntimeError("address in use\nand so on"))
+    def fail(job, config):
+        raise RuntimeError("address in use\nand so on")
 
     monkeypatch.setattr(connecting, "_initialize", fail)
     with pytest.raises(HostsError, match=r"process 0 of 2 .* cannot join its job at a:1: address in use$"):
         connect(JobAddress("a:1", 2, 0), HostsConfig(), epath.Path(tmp_path))
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """All processes have found each other."""
+    monkeypatch.setattr(connecting, "_initialize", lambda job, config: None)
+    monkeypatch.setattr(connecting, "_tell_of_aborts", lambda process: None)
+
+
+@pytest.mark.parametrize("all_there", [False, True])
+def test_devices_that_do_not_start(tmp_path, connected, monkeypatch, all_there):
+    """Guards against a wait in libtpu for a host that has gone, which no signal ends and which names nobody."""
+    folder, stop = epath.Path(tmp_path), threading.Event()
+    monkeypatch.setattr(connecting.jax, "devices", lambda: stop.wait(10))
+    write_heartbeat(folder, Process(1, 2, "node-1"), "connecting")
+
+    def beat() -> None:
+        while all_there and not stop.wait(0.02):
+            write_heartbeat(folder, Process(1, 2, "node-1"), "starting its devices")
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(HostsError) as error:
+            connect(JobAddress("10.0.0.1:80", 2, 0), LIMITS, folder)
+    finally:
+        stop.set()
+        thread.join()
+    assert "has joined its job, and waited 0.3 s for its devices" in str(error.value)
+    gone = "Gone since the processes found each other: process 1 (last seen on node-1)."
+    assert ("All processes are there: " if all_there else gone) in str(error.value)
+
+
+def test_devices_that_cannot_be_had(tmp_path, connected, monkeypatch):
+    """Guards against a traceback of jax where a host's chips are in use, told as a job that cannot be joined."""
+
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'tpu': in use\nmore")
+
+    monkeypatch.setattr(connecting.jax, "devices", fail)
+    with pytest.raises(
+        HostsError, match=r"process 0 of 2 .* gets no devices: Unable to initialize backend 'tpu': in use$"
+    ):
+        connect(JobAddress("a:1", 2, 0), LIMITS, epath.Path(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, never):

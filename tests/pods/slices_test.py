@@ -43,6 +43,26 @@ def test_published_slices(
     assert (one.gke_machine_type, one.accelerator_type, one.libtpu_topology) == (machine, accelerator, libtpu)
 
 
+@pytest.mark.parametrize(
+    ("name", "machine", "xpk_hosts"),
+    [
+        ("v5e-1", "ct5lp-hightpu-1t", 1),
+        ("v5e-4", "ct5lp-hightpu-4t", 1),
+        ("v5e-8", "ct5lp-hightpu-8t", 2),
+        ("v6e-1", "ct6e-standard-1t", 1),
+        ("v6e-4", "ct6e-standard-4t", 1),
+        ("v6e-8", "ct6e-standard-8t", 2),
+        ("v6e-16", "ct6e-standard-4t", 4),
+    ],
+)
+def test_machines_of_small_slices(name: str, machine: str, xpk_hosts: int) -> None:
+    """8 chips that are one machine for GKE and two for xpk, taken for the same."""
+    one = parse_slice(name)
+    assert (one.gke_machine_type, one.xpk_hosts) == (machine, xpk_hosts)
+    assert machine.endswith(f"-{one.chips_per_host}t")
+    assert one.hosts == (4 if one.chips == 16 else 1)
+
+
 @pytest.mark.parametrize("generation", GENERATIONS.values(), ids=GENERATIONS)
 def test_every_slice_adds_up(generation) -> None:
     """A name that the table offers is refused, or its chips are not hosts x chips a host and the topology's product."""

@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from famjax.pods.config import MeshConfig
+from famjax.training import compiled_steps
 from famjax.training.compiled_steps import NotLoaded, load_step, save_step, step_path
 from famjax.training.feed import TrainingFeed
 from famjax.training.program import make_program
@@ -89,3 +91,22 @@ def test_a_damaged_or_foreign_file_is_not_used(saved, tmp_path):
             path.write_bytes(content)
         with pytest.raises(NotLoaded, match=words):
             load_step(str(tmp_path), LENGTH, lowered, program.mesh)
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([["process 1 of 2 (b)", "", "the file cannot be read"]], r"^process 1 of 2 \(b\): the file cannot be read$"),
+        ([["one", "", "damaged"], ["two", "", "gone"]], r"^one: damaged \(1 other process has none either\)$"),
+        ([["process 1 of 2 (b)", "f00d", ""]], r"train_step_32.* of process 1 of 2 \(b\) is another file than that of"),
+    ],
+)
+def test_all_processes_load_or_none(tmp_path, monkeypatch, others, words):
+    """Guards against a process that runs what it has loaded beside one that has compiled or has loaded another file."""
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    lowered = jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((), np.float32))
+    save_step(str(tmp_path), LENGTH, lowered, lowered.compile(), mesh)
+    monkeypatch.setattr(compiled_steps, "_deserialize", lambda path, payload, lowered, mesh: lowered.compile())
+    monkeypatch.setattr(compiled_steps, "from_each", lambda mine, channel: [mine, *others])
+    with pytest.raises(NotLoaded, match=words):
+        load_step(str(tmp_path), LENGTH, lowered, mesh)

@@ -5,6 +5,7 @@ the time goes into starting and compiling.
 """
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def test_two_processes_share_a_scan(runs):
     assert results(runs / "scanned_by_two") == results(runs / "scanned_by_one")
     ledgers = sorted((runs / "scanned_by_two" / "ledger").iterdir())
     assert [len(ledger.read_text().splitlines()) for ledger in ledgers] == [1, 1]
+
+
+def test_all_processes_load_a_compiled_step_or_none(runs):
+    """Guards against a process that compiles while another one runs what it has loaded, and a reason without a host."""
+    first, second = (json.loads((runs / f"loaded_{index}.json").read_text()) for index in range(2))
+    everywhere, refused = first
+    assert first == second
+    assert everywhere == "the sum is 8.0"
+    assert re.fullmatch(r"process 1 of 2 \(.+\): .*train_step_8.* cannot be read \(.*\)", refused)
 
 
 def test_every_process_has_a_heartbeat(runs):
