@@ -91,9 +91,10 @@ def test_two_slices_are_joined_over_data():
     assert {(each.kind, each.axes) for each in traffic if each.between_slices} == {("all-reduce", ("data",))}
     (between,) = [each.bytes for each in traffic if each.between_slices]
     within = sum(each.bytes for each in traffic if not each.between_slices and each.axes == ("data",))
-    # Gradients are summed over a slice's two copies into parts, these over the slices, and the parts gathered again.
-    assert between < 0.7 * within
-    assert within > 0
+    # A chip has half of the gradients. They are summed over a slice's two copies into parts, these over the slices, and
+    # the parts gathered again; small arrays are summed whole.
+    half = 4 * sum(leaf.size for leaf in jax.tree.leaves(program.abstract_state.params)) / 2
+    assert half / 2 <= between < half <= within < 2 * half
 
 
 @needs_libtpu
