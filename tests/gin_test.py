@@ -74,6 +74,13 @@ REQUIRED_VALUES = {
 }
 
 
+@pytest.mark.parametrize("file", GIN_FILES)
+def test_files_that_comments_name_exist(file):
+    """Guards against a header that sends its reader to a file that was renamed."""
+    named = re.findall(r"\b[a-z_0-9]+/[a-z_0-9]+\.gin\b", (gin_root() / file).read_text())
+    assert [name for name in named if name not in GIN_FILES] == []
+
+
 def complete(file, folder):
     """Returns a file with its companions and a file that sets what they require."""
     companions = RUN_COMPANIONS | RECIPE_COMPANIONS
