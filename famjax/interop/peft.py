@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import SingleDeviceSharding
 from numpy.typing import NDArray
 
-from famjax.errors import CheckpointError, FamjaxError
+from famjax.errors import CheckpointError
+from famjax.interop.command_line import run_command
 from famjax.interop.exporting import write_fam
 from famjax.interop.families import FAMILIES, tensor_names
 from famjax.interop.layouts import FAM_PARAMETERS
@@ -116,14 +117,12 @@ def main(arguments: Sequence[str]) -> int:
     Args:
       arguments: the command line after the module's name.
     """
-    flags = make_parser().parse_args(arguments)
-    try:
-        count = export_adapter(flags.checkpoint, flags.output, flags.base_model)
-    except FamjaxError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+    return run_command(make_parser(), arguments)
+
+
+def _export(flags: argparse.Namespace) -> None:
+    count = export_adapter(flags.checkpoint, flags.output, flags.base_model)
     sys.stdout.write(f"{flags.output}: adapters of {count} matrices.\n")
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -136,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", required=True, help="MODEL_DIR of the finetuning or one checkpoint in it")
     parser.add_argument("--output", type=Path, required=True, help="folder for the two files of peft, and FAM's")
     parser.add_argument("--base_model", help="what transformers loads the base by: a folder or a name")
+    parser.set_defaults(command=_export)
     return parser
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -96,6 +97,18 @@ def test_what_cannot_be_exported(folder, lora_job, tmp_path, capsys):
     assert "(--checkpoint) does not exist" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"lora/checkpoint_3 \(--checkpoint\) is itself a finetuning"):
         export_checkpoint(lora_job.model_dir, tmp_path / "whole")
+
+
+def test_the_command_is_run_as_its_neighbours(folder, tmp_path, monkeypatch):
+    """Guards against a wait for TPUs that are not there, and a traceback where nobody reads the output on."""
+    called = []
+    monkeypatch.setattr("famjax.interop.command_line.leave_absent_tpus", lambda: called.append("platforms"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert peft.main([f"--checkpoint={folder / 'partly'}", f"--output={tmp_path / 'out'}"]) == 0
+    assert called == ["platforms"]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
