@@ -43,6 +43,9 @@ from famjax.training.streaming import (
 
 Metrics = dict[str, jax.Array]
 
+# Positions are int32: this leaves as many to the tokens of a text behind the offset. Above a RoPE base of 1.7e8.
+_MAX_POSITION_OFFSET = 2**30
+
 
 @struct.dataclass
 class _Start:
@@ -222,10 +225,14 @@ def step_key(state: TrainState) -> jax.Array:
 
 
 def draw_position_offset(key: jax.Array, rows: int, rope_base: float) -> Lengths:
-    """Each example's offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions)."""
+    """Each example's offset: uniform in [0, 2 pi * RoPE base), and 0 with probability 1/2 (spec: Positions).
+
+    It stays below 2**30, whatever the base, so that no position of a text of up to 2**30 tokens leaves int32.
+    """
     offset_key, zero_key = jax.random.split(key)
     shape = (rows * row_shards(),)
-    offset: Int[Array, " B"] = jax.random.randint(offset_key, shape, 0, int(2 * jnp.pi * rope_base))
+    end = int(min(2 * jnp.pi * rope_base, _MAX_POSITION_OFFSET))
+    offset: Int[Array, " B"] = jax.random.randint(offset_key, shape, 0, end)
     return jnp.where(jax.random.bernoulli(zero_key, 0.5, shape), 0, offset)[row_indices(rows)]
 
 

@@ -254,6 +254,14 @@ def test_position_offsets():
     assert np.asarray(draw_position_offset(jax.random.key(0), 1000, 50.0)).max() < 2 * np.pi * 50
 
 
+@pytest.mark.parametrize("base", [1.6e8, 3.5e8, 1e9, 1e12])
+def test_position_offsets_of_a_large_base_leave_room_for_positions(base):
+    """Guards against a wavelength beyond int32, which cannot be drawn from, and positions that wrap around."""
+    offsets = np.asarray(draw_position_offset(jax.random.key(0), 1000, base)).astype(np.int64)
+    assert offsets.min() == 0
+    assert 0.99 * min(2 * np.pi * base, 2**30) < offsets.max() < 2**30
+
+
 def test_warm_up_is_that_of_the_step():
     """Guards against a reported learning rate that is not the one applied."""
     state, rates = initial("plain"), []
