@@ -176,8 +176,9 @@ class TrainJob:
       num_microbatches: the batch is cut into so many parts whose gradients are summed.
       random_position_offset: whether each training example draws a position offset (on with probability 1/2).
       random_seed: of initial values, dropout, state passing and offsets.
-      fam_prompt_init: the first values of the FAM prompt: "random", or "embedding", rows of the embedding table, which
-        is the restored one where there is `restore.path`. A prompt that is restored itself keeps its values.
+      fam_prompt_init: the first values of the FAM prompt: "random", or "embedding", rows of the embedding table, of
+        tokens of the vocabulary. The table is the restored one where there is `restore.path`. A prompt that is restored
+        itself keeps its values.
       loss: the loss.
       state_passing: random state passing.
       retention: a term of the loss for a memory that keeps.

@@ -13,6 +13,7 @@ import optax
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from famjax.data.feeding import open_vocabulary
 from famjax.models.config import TransformerConfig
 from famjax.models.memory import State, state_axes
 from famjax.models.transformer import Transformer, init_params
@@ -78,18 +79,24 @@ class Program:
         model = Transformer(self.job.model)
         make = functools.partial(init_train_state, self.job, model, self.optimizer)
         with use_mesh(self.mesh, self.job.mesh):
-            return jax.jit(make, out_shardings=self.shardings)()
+            state: TrainState = jax.jit(make, out_shardings=self.shardings)()
+        return dataclasses.replace(state, params=self.draw_fam_prompt(state.params, [fam_prompt.NAME]))
 
     def draw_fam_prompt(self, params: Any, initialised: Sequence[str]) -> Any:
-        """Draws the FAM prompt from the embedding table that was restored, where the job says so.
+        """Draws the FAM prompt from the embedding table, where the job says so.
 
         Args:
-          params: after the restoring.
+          params: initial ones, or those after the restoring.
           initialised: paths of the parameters that were not restored; a FAM prompt that was keeps its values.
+
+        Raises:
+          ConfigError: the vocabulary has fewer tokens than the prompt has rows.
+          DataError: the vocabulary cannot be opened.
         """
         if self.job.fam_prompt_init != "embedding" or fam_prompt.NAME not in initialised:
             return params
-        draw = functools.partial(fam_prompt.draw_fam_prompt, self.job)
+        vocab_size = open_vocabulary(self.job.data).vocab_size
+        draw = functools.partial(fam_prompt.draw_fam_prompt, self.job, vocab_size)
         with use_mesh(self.mesh, self.job.mesh):
             drawn = jax.jit(lambda params: draw(params)[fam_prompt.NAME])(params)
         return {**params, fam_prompt.NAME: jax.device_put(drawn, self.shardings.params[fam_prompt.NAME])}

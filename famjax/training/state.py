@@ -12,7 +12,6 @@ from famjax.models.dims import Leaf
 from famjax.models.transformer import Transformer, init_params
 from famjax.training.config import TrainJob
 from famjax.training.curriculum import Progress, start_progress
-from famjax.training.fam_prompt import draw_fam_prompt
 from famjax.training.optimizers import frozen_parameters
 from famjax.training.state_passing import PassedFam, no_fam
 from famjax.training.streaming import begin_stream
@@ -46,8 +45,6 @@ def init_train_state(job: TrainJob, model: Transformer, optimizer: optax.Gradien
     """The state before the first step; to be jitted, so that it is made in its shards."""
     init_key, base_key = jax.random.split(jax.random.key(job.random_seed))
     params = _with_base_dtype(job, nn.meta.unbox(init_params(model, init_key)))
-    if job.fam_prompt_init == "embedding":
-        params = draw_fam_prompt(job, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

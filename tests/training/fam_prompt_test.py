@@ -35,6 +35,20 @@ def test_a_new_model_takes_rows_of_its_table(tmp_path):
     assert rows_of(make_program(make_job(tmp_path, "run")).init().params) == [[], []]
 
 
+def test_rows_of_no_token_are_not_drawn(tmp_path):
+    """Guards against rows with which a table was filled up, which no text has trained; and against too few tokens."""
+    model = dataclasses.replace(MODEL, vocab_size=4000)
+    memory = dataclasses.replace(MODEL.memory, fam_length=8, num_segments=1)
+    job = make_job(tmp_path, "run", model=dataclasses.replace(model, memory=memory), fam_prompt_init="embedding")
+    rows = rows_of(make_program(job).init().params)
+    assert [len(matches) for matches in rows] == [1] * 8
+    assert max(row for (row,) in rows) < 259
+    memory = dataclasses.replace(memory, fam_length=260)
+    job = make_job(tmp_path, "run", model=dataclasses.replace(model, memory=memory), fam_prompt_init="embedding")
+    with pytest.raises(ConfigError, match=r"draws 260 different tokens .* of a vocabulary of 259"):
+        make_program(job).init()
+
+
 def test_a_restored_table_gives_its_rows(tmp_path):
     """Guards against rows of the table that was drawn before the restored one took its place."""
     base = write_base(tmp_path, seed=5)
