@@ -13,6 +13,7 @@ from famjax.platforms import leave_absent_tpus
 
 GIGABYTE = 1e9
 _SECONDS_BETWEEN_LINES = 5.0
+_BLOCK_SIZE, _NUM_SEGMENTS = 1024, 3
 
 
 class ProgressLines:
@@ -70,12 +71,15 @@ def add_memory_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block_size",
         type=positive_int,
-        default=1024,
-        help="C of the memory that it is read with where a job sets none; default: 1024",
+        help=f"C of the memory that it is read with where a job sets none; default: {_BLOCK_SIZE}",
     )
-    parser.add_argument("--num_segments", type=int, default=3, help="M likewise; default: 3")
+    parser.add_argument("--num_segments", type=int, help=f"M likewise; default: {_NUM_SEGMENTS}")
 
 
 def memory_of(flags: argparse.Namespace) -> MemoryConfig:
     """What `add_memory_flags` gave. A checkpoint that is imported has no FAM; a training run inserts it."""
-    return MemoryConfig(block_size=flags.block_size, num_segments=flags.num_segments, fam_length=0)
+    return MemoryConfig(
+        block_size=_BLOCK_SIZE if flags.block_size is None else flags.block_size,
+        num_segments=_NUM_SEGMENTS if flags.num_segments is None else flags.num_segments,
+        fam_length=0,
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famjax.errors import CheckpointError, DataError
+from famjax.errors import CheckpointError, ConfigError, DataError
 from famjax.interop.command_line import (
     GIGABYTE,
     ProgressLines,
@@ -24,10 +24,12 @@ from famjax.interop.command_line import (
 )
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
-from famjax.interop.importing import Imported, import_checkpoint
+from famjax.interop.importing import Imported, import_checkpoint, memory_in
+from famjax.interop.tensor_files import FAM_FILE
 from famjax.interop.tokenizer import HUGGING_FACE, SENTENCE_PIECE
 from famjax.interop.verifying import tokens_of, verify
 from famjax.interop.writing import MODEL_FILE, shown
+from famjax.models.config import MemoryConfig
 from famjax.plurals import counted
 from famjax.training.checkpoint_files import shortened
 from famjax.training.restore import read_model_config
@@ -43,15 +45,36 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _import(flags: argparse.Namespace) -> None:
-    made = import_checkpoint(flags.source, flags.output, memory_of(flags), ProgressLines())
+    trained_with = memory_in(flags.source)
+    if trained_with is not None:
+        _require_memory(flags, trained_with)
+    made = import_checkpoint(flags.source, flags.output, trained_with or memory_of(flags), ProgressLines())
     size = made.num_bytes / GIGABYTE
     ignored = f", not needed: {shown(made.ignored)}" if made.ignored else ""
     sys.stdout.write(
         f"{made.checkpoint}: {made.num_tensors} tensors ({size:.3g} GB) of {flags.source}, family {made.family.name}"
-        f"{ignored}.\n{_vocabulary_lines(made, flags.source, flags.output)}"
+        f"{ignored}.\n{_memory_line(trained_with)}{_vocabulary_lines(made, flags.source, flags.output)}"
         f"To train: --gin_file=runs/finetune.gin --gin_file=memory/fam.gin --gin_file={flags.output / MODEL_FILE} "
         f"--gin.INITIAL_CHECKPOINT_PATH=\"'{flags.output}'\" ...\n"
     )
+
+
+def _require_memory(flags: argparse.Namespace, trained_with: MemoryConfig) -> None:
+    """ConfigError where a flag asks for another memory than fam.safetensors has."""
+    for name in ("block_size", "num_segments"):
+        given, stored = getattr(flags, name), getattr(trained_with, name)
+        if given not in (None, stored):
+            raise ConfigError(
+                f"--{name}={given}; {flags.source / FAM_FILE} has {stored}, the memory that its FAM was trained with. "
+                "Leave the flag out; a job may set another memory."
+            )
+
+
+def _memory_line(memory: MemoryConfig | None) -> str:
+    """What is said of the memory of fam.safetensors, where there is one."""
+    if memory is None:
+        return ""
+    return f"Memory: C = {memory.block_size}, M = {memory.num_segments}, F = {memory.fam_length}, by {FAM_FILE}.\n"
 
 
 def _vocabulary_lines(made: Imported, source: Path, output: Path) -> str:

@@ -104,6 +104,16 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     )
 
 
+def memory_in(source: Path) -> MemoryConfig | None:
+    """The memory that an export was trained with, by its fam.safetensors; None where the folder has no such file.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is none of an export's.
+    """
+    fam = _read_fam(source)
+    return None if fam is None else fam.memory
+
+
 def _text_tensors(
     half: TextHalf | None, tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:

@@ -1,12 +1,17 @@
 """The command line: what it prints, and mistakes told in a line with an exit code."""
 
 import importlib.util
+import json
 
+import numpy as np
 import pytest
 from hf_models import FIXTURES
-from safetensors.numpy import load_file
+from imported import copy_of
+from safetensors.numpy import load_file, save_file
 
 from famjax.interop import command_line, huggingface
+from famjax.models.config import MemoryConfig
+from famjax.training.restore import read_model_config
 
 
 def test_import_and_export(tmp_path, capsys):
@@ -28,6 +33,24 @@ def test_import_and_export(tmp_path, capsys):
     assert sum(len(load_file(back / file)) for file in files) == 21
     assert huggingface.main(["export", f"--checkpoint={output}", f"--output={tmp_path / 'whole'}"]) == 0
     assert "21 tensors in 1 file," in capsys.readouterr().out
+
+
+def test_the_memory_of_an_export_is_told(tmp_path, capsys):
+    """Guards against flags that are dropped in silence where fam.safetensors brings a memory of its own."""
+    source = copy_of("qwen3", tmp_path)
+    memory = {"block_size": 8, "num_segments": 1, "fam_length": 3}
+    save_file({"fam_prompt": np.ones((3, 16), np.float32)}, source / "fam.safetensors", {"memory": json.dumps(memory)})
+    flags = ["import", f"--source={source}", f"--output={tmp_path / 'out'}"]
+    for flag, stored in (("--block_size=16", 8), ("--num_segments=0", 1)):
+        assert huggingface.main([*flags, flag]) == 2
+        assert capsys.readouterr().err == (
+            f"{flag}; {source}/fam.safetensors has {stored}, the memory that its FAM was trained with. Leave the flag "
+            "out; a job may set another memory.\n"
+        )
+    assert not (tmp_path / "out").exists()
+    assert huggingface.main([*flags, "--block_size=8"]) == 0
+    assert "\nMemory: C = 8, M = 1, F = 3, by fam.safetensors.\n" in capsys.readouterr().out
+    assert read_model_config(tmp_path / "out").memory == MemoryConfig(**memory)
 
 
 def test_mistakes_are_told_in_a_line(tmp_path, capsys, monkeypatch):
