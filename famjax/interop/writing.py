@@ -131,7 +131,7 @@ def write_checkpoint(
         writer = ArrayWriter(temporary / files.STATE, arrays)
         writer.write(_STEP, None, np.zeros((), np.int32))
         _copy(tensors, slots, arrays, writer, progress)
-        _write_fam(writer, fam or {})
+        _write_fam(writer, fam or {}, arrays)
         writer.finish()
         _warn_of_not_finite(tensors, slots, writer)
     except OSError as error:
@@ -204,10 +204,11 @@ def _warn_of_not_finite(tensors: Mapping[str, Tensor], slots: Mapping[str, Slot]
         )
 
 
-def _write_fam(writer: ArrayWriter, fam: Mapping[str, Array]) -> None:
+def _write_fam(writer: ArrayWriter, fam: Mapping[str, Array], arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     for path in FAM_PARAMETERS:
         if path in fam:
-            parts = enumerate(fam[path]) if is_stacked(path) else [(None, fam[path])]
+            values = fam[path].astype(arrays[f"{PARAMS}/{path}"].dtype, copy=False)
+            parts = enumerate(values) if is_stacked(path) else [(None, values)]
             for layer, part in parts:
                 writer.write(f"{PARAMS}/{path}", layer, part)
 

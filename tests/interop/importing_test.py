@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -301,6 +302,15 @@ def test_a_fam_that_does_not_fit(arrays, memory, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         import_checkpoint(folder, tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_a_fam_of_another_dtype(dtype, tmp_path):
+    """Guards against a checkpoint whose FAM has other bytes than its description says, and which cannot be read."""
+    folder, prompt = copy_of("qwen3", tmp_path), np.arange(48).reshape(3, 16) / 8
+    save_file({"fam_prompt": prompt.astype(dtype)}, folder / "fam.safetensors", metadata={"memory": json.dumps(MEMORY)})
+    import_checkpoint(folder, tmp_path / "out", SMALL)
+    np.testing.assert_array_equal(params_in(tmp_path / "out")[1]["fam_prompt"], prompt.astype(np.float32))
 
 
 def test_output_is_the_source(tmp_path, monkeypatch):
