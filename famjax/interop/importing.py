@@ -14,7 +14,15 @@ from famjax.errors import CheckpointError, ConfigError
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.families import Family
 from famjax.interop.layouts import FAM_PARAMETERS, Slot, shapes_of, slots_of
-from famjax.interop.tensor_files import CONFIG_FILE, FAM_FILE, TensorInfo, list_tensors, open_file, read_json
+from famjax.interop.tensor_files import (
+    CONFIG_FILE,
+    FAM_FILE,
+    TensorInfo,
+    list_tensors,
+    open_file,
+    read_json,
+    require_floats,
+)
 from famjax.interop.text_halves import TextHalf, find_text_half, text_config, text_names
 from famjax.interop.tokenizer import FileVocabulary, read_tokenizer
 from famjax.interop.writing import Progress, require_shapes, require_unused, shown, write_checkpoint
@@ -176,6 +184,7 @@ def _check_tensors(
     source: Path, config: TransformerConfig, tensors: Mapping[str, TensorInfo], slots: Mapping[str, Slot]
 ) -> tuple[str, ...]:
     """Raises CheckpointError unless the tensors are those of the model; returns those that are not needed."""
+    require_floats({name: tensor for name, tensor in tensors.items() if not _IGNORED.fullmatch(name)})
     if missing := [name for name in slots if name not in tensors]:
         raise CheckpointError(f"{source} lacks {shown(missing)}, which its {CONFIG_FILE} asks for.")
     extra = [name for name in tensors if name not in slots]

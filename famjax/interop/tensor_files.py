@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,19 +32,16 @@ class TensorInfo:
     Attributes:
       file: the safetensors file.
       shape: of the tensor.
-      dtype: numpy's name: "float32", "bfloat16" or "float16".
+      dtype: numpy's name: "float32", "bfloat16" or "float16"; or safetensors' own, which `require_floats` refuses.
       offset: of its first byte in the file.
+      num_bytes: of its values.
     """
 
     file: Path
     shape: tuple[int, ...]
     dtype: str
     offset: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its values."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+    num_bytes: int
 
     def read(self) -> NDArray[Any]:
         """The tensor as a part of the file, mapped into memory: nothing is read but what is looked at."""
@@ -99,6 +95,16 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
         if name not in tensors or tensors[name].file.name != file:
             raise CheckpointError(f"{folder / file} lacks the tensor {name}, which {INDEX_FILE} says it has.")
     return tensors
+
+
+def require_floats(tensors: Mapping[str, TensorInfo]) -> None:
+    """Raises CheckpointError for the first tensor, by name, whose values are no floats that can be read."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES.values():
+            raise CheckpointError(
+                f"{tensor.file}: {name} has the dtype {tensor.dtype}; known: {', '.join(_DTYPES)}. Quantized weights "
+                "are not read."
+            )
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -206,25 +212,21 @@ def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapp
 def _tensors_of(path: Path) -> dict[str, TensorInfo]:
     tensors = {}
     with open_file(path) as file:
-        offsets = _offsets(path)
+        places = _places(path)
         for name in file.offset_keys():
             view = file.get_slice(name)
             dtype = view.get_dtype()
-            if dtype not in _DTYPES:
-                known = ", ".join(_DTYPES)
-                raise CheckpointError(
-                    f"{path}: {name} has the dtype {dtype}; known: {known}. Quantized weights are not read."
-                )
-            tensors[name] = TensorInfo(path, tuple(view.get_shape()), _DTYPES[dtype], offsets[name])
+            tensors[name] = TensorInfo(path, tuple(view.get_shape()), _DTYPES.get(dtype, dtype), *places[name])
     return tensors
 
 
-def _offsets(path: Path) -> dict[str, int]:
-    """Where each tensor begins in a file, by its header: its length in 8 bytes, then JSON, then the tensors."""
+def _places(path: Path) -> dict[str, tuple[int, int]]:
+    """Each tensor's offset and size in a file, by its header: its length in 8 bytes, then JSON, then the tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    spans = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    return {name: (8 + length + begin, end - begin) for name, (begin, end) in spans.items()}
 
 
 def _shard_name(number: int, count: int) -> str:

@@ -206,6 +206,10 @@ DAMAGES = {
         rf"{UP} has the shape \[16, 24\]; config.json asks for \[24, 16\]",
     ),
     "cut_short": (drop_bytes, r"model.safetensors is damaged or cut short \(.*\); download or copy it again"),
+    "quantized": (
+        lambda folder: rewrite(folder, lambda tensors: tensors.update({UP: tensors[UP].astype(np.int8)})),
+        rf"{UP} has the dtype I8; known: F32, BF16, F16. Quantized weights are not read",
+    ),
     "no_file": (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor .*It has: "),
     "other_format": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
@@ -254,13 +258,16 @@ def test_index_and_files_disagree(tmp_path):
 
 
 def test_tied_copy_and_old_tables_are_not_needed(tmp_path):
-    """Guards against real folders that are refused: a tied output stored as well, RoPE's tables of older files."""
+    """Guards against real folders that are refused: a tied output stored as well, RoPE's tables of older files.
+
+    A table is not read, so that its dtype is none of famjax's business.
+    """
     folder = copy_of("qwen2", tmp_path)
     more = {"lm_head.weight": "model.embed_tokens.weight"}
     table = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
     def add(tensors):
-        tensors.update({copy: tensors[name] for copy, name in more.items()}, **{table: np.ones(4, np.float32)})
+        tensors.update({copy: tensors[name] for copy, name in more.items()}, **{table: np.ones(4, np.int64)})
 
     rewrite(folder, add)
     made = import_checkpoint(folder, tmp_path / "out", SMALL)
