@@ -30,6 +30,9 @@ from famjax.models.config import MemoryConfig, TransformerConfig
 
 # Tables that older checkpoints store and that follow from config.json.
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
+# In the origin of a text model that was imported by itself: the architecture that it is a half of.
+HALF_OF = "half_of"
+
 _TABLE, _OUTPUT = "embedding/table", "lm_head.weight"
 
 
@@ -84,10 +87,13 @@ def import_checkpoint(source: Path, output: Path, memory: MemoryConfig, progress
     config = read_settings(family, hf, memory if fam is None else fam.memory, where)
     if fam is not None:
         _require_fam(source / FAM_FILE, config, fam.arrays)
-    tensors, left_out = _text_tensors(find_text_half(whole), list_tensors(source))
+    half = find_text_half(whole)
+    tensors, left_out = _text_tensors(half, list_tensors(source))
     slots = slots_of(family, config)
     ignored = _check_tensors(source, config, tensors, slots)
     origin = {"imported_from": str(source.absolute()), "family": family.name}
+    if half is not None:
+        origin[HALF_OF] = half.architecture
     tokenizer = read_tokenizer(source, config.vocab_size)
     checkpoint = write_checkpoint(
         output,

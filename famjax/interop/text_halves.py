@@ -7,6 +7,9 @@ from typing import Any
 from famjax.errors import CheckpointError
 from famjax.interop.families import FAMILIES, Family, HfConfig
 
+# What names begin with in a family.
+MODEL = "model."
+
 _TEXT = "text_config"
 # Keys that stand outside of the text model's part.
 _OUTER = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
@@ -23,6 +26,7 @@ class TextHalf:
       defaults: what a key that "text_config" lacks means, besides the family's own.
       beginnings: of the text model's tensors' names, and what they are in its family, the longest first.
       others: beginnings of the names of what is left out.
+      modules: what the names of its modules begin with in transformers 5, in place of its family's `MODEL`.
     """
 
     architecture: str
@@ -31,6 +35,7 @@ class TextHalf:
     defaults: HfConfig
     beginnings: Mapping[str, str]
     others: tuple[str, ...]
+    modules: str
 
     @property
     def text_family(self) -> Family:
@@ -57,6 +62,7 @@ TEXT_HALVES = (
             "lm_head.": "lm_head.",
         },
         others=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+        modules="model.language_model.",
     ),
 )
 

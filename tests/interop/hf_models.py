@@ -16,7 +16,7 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 EXPECTED = "expected.safetensors"
 BATCH, LENGTH = 2, 21
 
-_SIZES = {
+SIZES = {
     "vocab_size": 40,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -42,7 +42,7 @@ class Recipe:
 
     Attributes:
       config_class: of transformers.
-      changes: of `_SIZES`, and what the family has besides.
+      changes: of `SIZES`, and what the family has besides.
       dtype: of the weights in the files.
       max_shard_size: of a file, as transformers takes it; None: one file.
     """
@@ -120,7 +120,7 @@ def make_model(name: str, seed: int, **changes: Any) -> Any:
     import transformers
 
     recipe = RECIPES[name]
-    config = getattr(transformers, recipe.config_class)(**{**_SIZES, **recipe.changes, **changes})
+    config = getattr(transformers, recipe.config_class)(**{**SIZES, **recipe.changes, **changes})
     config._attn_implementation = "eager"  # The only one with soft caps.
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -169,7 +169,7 @@ def main() -> int:
             old.unlink()
         model = make_model(name, seed=number)
         save_model(name, model, folder)
-        vocab_size = {**_SIZES, **recipe.changes}["vocab_size"]
+        vocab_size = {**SIZES, **recipe.changes}["vocab_size"]
         tokens = np.random.default_rng(number).integers(0, vocab_size, (BATCH, LENGTH))
         save_file({"tokens": tokens, "logits": logits_of(model, tokens)}, folder / EXPECTED)
     return 0

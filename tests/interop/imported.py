@@ -22,6 +22,9 @@ from famjax.training.program import abstract_params
 from famjax.training.restore import load_params, read_model_config
 
 BLOCK = 8
+WITH_IMAGES = "Gemma3ForConditionalGeneration"
+# Text, and the rest, as transformers 5 saves it.
+IMAGE_NAMES = ("model.language_model.", "model.vision_tower.", "model.multi_modal_projector.")
 FULL = MemoryConfig(block_size=BLOCK, num_segments=-(-LENGTH // BLOCK), fam_length=0)
 
 
@@ -45,6 +48,20 @@ def with_more_tokens(folder: pathlib.Path, num_ids: int = 400) -> pathlib.Path:
         )
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": num_ids}))
+    return folder
+
+
+def with_images(folder: pathlib.Path, names: tuple[str, str, str] = IMAGE_NAMES) -> pathlib.Path:
+    """The gemma3 fixture as the text half of a model with images, whose names begin so."""
+    folder, (text, *others) = copy_of("gemma3", folder), names
+    config = json.loads((folder / "config.json").read_text())
+    outer = {"architectures": [WITH_IMAGES], "model_type": "gemma3", "dtype": config.pop("dtype"), "vision_config": {}}
+    config.pop("architectures")
+    (folder / "config.json").write_text(json.dumps({**outer, "text_config": config}))
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name.replace("model.", text, 1): tensor for name, tensor in tensors.items()}
+    more = {f"{other}weight": np.ones(3, np.float32) for other in others}
+    save_file({**tensors, **more}, folder / "model.safetensors")
     return folder
 
 

@@ -1,11 +1,12 @@
 """The library peft, where it is installed, computes with exported adapters what famjax computes with its own."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
+from hf_models import RECIPES, SIZES, make_model, save_model
 from hf_models import logits_of as transformers_logits
-from hf_models import make_model, save_model
 from imported import FULL, logits_of
 
 from famjax.interop.exporting import export_checkpoint
@@ -52,6 +53,37 @@ def test_peft_computes_the_same(name, tmp_path):
     )
     assert_close(transformers_logits(merged.eval(), tokens), expected, TRANSFORMERS)
 
+    one = MeshConfig(num_devices=1)
+    whole = dataclasses.replace(config, memory=FULL)
+    params = load_params(job.model_dir, abstract_params(whole, make_mesh(one), one)[0])
+    assert_close(logits_of(whole, params, tokens.astype(np.int32)), expected, TRANSFORMERS)
+
+
+def test_peft_computes_the_same_within_a_model_that_reads_images(tmp_path):
+    """Guards against adapters that peft passes over with a warning, as their names are another model's."""
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(
+            text_config={**SIZES, **RECIPES["gemma3"].changes},
+            vision_config={**vision, "image_size": 16, "patch_size": 8},
+            mm_tokens_per_image=4,
+            attn_implementation="eager",
+        )
+    ).eval()
+    model.save_pretrained(tmp_path / "hf")
+    made = import_checkpoint(tmp_path / "hf", tmp_path / "base", FULL)
+    trained_with = MemoryConfig(block_size=8, num_segments=1, fam_length=2)
+    config = dataclasses.replace(made.config, memory=trained_with, dtype="float32", lora=LORA)
+    job = write_finetuning(tmp_path, "lora", str(tmp_path / "base"), model=config)
+    export_adapter(job.model_dir, tmp_path / "adapters", "google/some-name")
+    tokens = np.random.default_rng(7).integers(0, 30, (1, 21))
+    before = transformers_logits(model, tokens)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapters")).eval()
+    assert not [str(warning.message) for warning in warned if "adapter keys" in str(warning.message)]
+    expected = transformers_logits(adapted, tokens)
+    assert np.abs(expected - before).max() > 0.01
     one = MeshConfig(num_devices=1)
     whole = dataclasses.replace(config, memory=FULL)
     params = load_params(job.model_dir, abstract_params(whole, make_mesh(one), one)[0])

@@ -4,16 +4,21 @@ import dataclasses
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from hf_models import FIXTURES
+from imported import IMAGE_NAMES, WITH_IMAGES, with_images
 from safetensors.numpy import load_file
 
 from famjax.errors import CheckpointError
 from famjax.interop import peft
 from famjax.interop.exporting import export_checkpoint
 from famjax.interop.families import FAMILIES
+from famjax.interop.importing import import_checkpoint
+from famjax.models.config import MemoryConfig
 from famjax.models.lora import merge_adapters
 from famjax.models.lora_config import ADAPTABLE
 from famjax.training.program import make_program
@@ -97,6 +102,30 @@ def test_what_cannot_be_exported(folder, lora_job, tmp_path, capsys):
     assert "(--checkpoint) does not exist" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match=r"lora/checkpoint_3 \(--checkpoint\) is itself a finetuning"):
         export_checkpoint(lora_job.model_dir, tmp_path / "whole")
+
+
+def test_adapters_within_a_model_that_reads_images(folder, tmp_path, capsys):
+    """Guards against names of the text model by itself, in which peft finds nothing, and against adapters elsewhere."""
+    source = with_images(tmp_path)
+    made = import_checkpoint(source, tmp_path / "base", MemoryConfig(block_size=8, num_segments=1, fam_length=0))
+    memory = MemoryConfig(block_size=8, num_segments=1, fam_length=2)
+    model = dataclasses.replace(made.config, memory=memory, lora=PARTLY, dtype="float32")
+    job = write_finetuning(tmp_path, "lora", str(tmp_path / "base"), model=model)
+    layers = model.num_layers
+    # By what the base was imported from, and by what transformers will load.
+    for number, (flag, text) in enumerate(
+        (("--base_model=google/some-name", IMAGE_NAMES[0]), (f"--base_model={FIXTURES / 'gemma3'}", "model."))
+    ):
+        output = tmp_path / f"out{number}"
+        assert peft.main([f"--checkpoint={job.model_dir}", f"--output={output}", flag]) == 0
+        within = "" if text == "model." else f", those of the text model in {WITH_IMAGES}"
+        assert capsys.readouterr().out == f"{output}: adapters of {3 * layers} matrices{within}.\n"
+        names = {name.rpartition(".lora_")[0] for name in load_file(output / peft.ADAPTER_FILE)}
+        assert {name.removeprefix("base_model.model.").partition("layers.")[0] for name in names} == {text}
+    targets = json.loads((tmp_path / "out0" / peft.CONFIG_FILE).read_text())["target_modules"]
+    assert re.fullmatch(targets, "model.language_model.layers.1.self_attn.q_proj")
+    assert not re.fullmatch(targets, "model.language_model.layers.1.self_attn.k_proj")
+    assert not re.fullmatch(targets, "model.vision_tower.encoder.layers.1.self_attn.q_proj")
 
 
 def test_the_command_is_run_as_its_neighbours(folder, tmp_path, monkeypatch):

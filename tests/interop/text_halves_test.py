@@ -1,39 +1,27 @@
 """Models that read images too: their text model is imported, and the rest is left out."""
 
-import json
-
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from imported import FULL, copy_of, import_fixture, params_in
-from safetensors.numpy import load_file, save_file
+from imported import FULL, IMAGE_NAMES, import_fixture, params_in, with_images
+from imported import WITH_IMAGES as ARCHITECTURE
 
 from famjax.errors import CheckpointError
 from famjax.interop.config_values import find_family, read_settings
 from famjax.interop.importing import import_checkpoint
 from famjax.interop.text_halves import text_config
 
-ARCHITECTURE = "Gemma3ForConditionalGeneration"
 # As it is published, and as transformers 5 saves it.
 NAMES = {
     "published": ("language_model.model.", "vision_tower.", "multi_modal_projector."),
-    "transformers_5": ("model.language_model.", "model.vision_tower.", "model.multi_modal_projector."),
+    "transformers_5": IMAGE_NAMES,
 }
 
 
 @pytest.fixture(params=NAMES.values(), ids=[*NAMES])
 def folder(request, tmp_path):
     """The gemma3 fixture as the text half of a model with images."""
-    folder, (text, *others) = copy_of("gemma3", tmp_path), request.param
-    config = json.loads((folder / "config.json").read_text())
-    outer = {"architectures": [ARCHITECTURE], "model_type": "gemma3", "dtype": config.pop("dtype"), "vision_config": {}}
-    config.pop("architectures")
-    (folder / "config.json").write_text(json.dumps({**outer, "text_config": config}))
-    tensors = load_file(folder / "model.safetensors")
-    tensors = {name.replace("model.", text, 1): tensor for name, tensor in tensors.items()}
-    more = {f"{other}weight": np.ones(3, np.float32) for other in others}
-    save_file({**tensors, **more}, folder / "model.safetensors")
-    return folder
+    return with_images(tmp_path, request.param)
 
 
 def test_it_is_the_text_model(folder, tmp_path):
