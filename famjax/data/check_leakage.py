@@ -54,9 +54,11 @@ def _check(steps: int, arguments: Sequence[str]) -> str:
     found = check_leakage(job, steps)
     data = job.data
     report = (
-        f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, "
-        f"{found.targets} targets, in {steps} such batches of {data.batch_size} x {job.step_length} tokens\n"
+        f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, in "
+        f"{found.batches} batches of {data.batch_size} x {job.step_length} tokens; {found.targets} targets were read\n"
         f"first inputs that are not the beginning token: {found.wrong_inputs}\n"
+        f"other inputs that are not the target before them: {found.wrong_order}\n"
+        f"beginnings that the batch does not say: {found.unmarked}\n"
         f"padding that counts in the loss: {found.weighted_padding}\n"
         f"largest change behind a beginning, everything before it replaced: {found.output_difference} "
         f"(before it: {found.control:.3g})\n"
@@ -66,7 +68,10 @@ def _check(steps: int, arguments: Sequence[str]) -> str:
     if found.leaks:
         raise DataError(f"{report}Something of a document reaches another.")
     if found.is_blind:
-        raise DataError(f"{report}The check is blind: what was replaced changes nothing before a beginning.")
+        raise DataError(
+            f"{report}The check is blind: what was replaced changes nothing, of {found.tokens_before} tokens before a "
+            "beginning or in other rows. With a larger --gin.BATCH_SIZE, or longer rows, there are more."
+        )
     return f"{report}Nothing leaks.\n"
 
 

@@ -84,32 +84,86 @@ def test_a_memory_that_is_not_reset_is_found(check, monkeypatch):
     assert errors.endswith("Something of a document reaches another.\n")
 
 
-def test_a_first_input_of_the_document_before_is_found(check, monkeypatch):
-    """Guards against a feeder that shows the last token of one document to the next."""
-    open_document_batches = leakage.open_document_batches
+@pytest.fixture
+def feed(monkeypatch):
+    """Puts a feeder in place whose batches are changed by a function."""
 
-    def shifted(*arguments, **settings):
-        batches = open_document_batches(*arguments, **settings)
+    def set_change(change):
+        open_document_batches = leakage.open_document_batches
 
-        class Shifted:
+        class Changed:
+            def __init__(self, *arguments, **settings):
+                self._batches = open_document_batches(*arguments, **settings)
+                self.close = self._batches.close
+
             def __iter__(self):
-                return self
+                return map(change, self._batches)
 
-            def __next__(self):
-                batch = next(batches)
-                tokens, (rows, blocks) = batch["tokens"].copy(), np.nonzero(batch["begins"])
-                tokens[rows, 16 * blocks] = batch["targets"][rows, 16 * blocks - 1]
-                return {**batch, "tokens": tokens, "weights": batch["weights"] + 1}
+        monkeypatch.setattr(leakage, "open_document_batches", Changed)
 
-            close = batches.close
+    return set_change
 
-        return Shifted()
 
-    monkeypatch.setattr(leakage, "open_document_batches", shifted)
-    code, _, errors = check("--steps=3")
+def last_token_first(batch):
+    """The last token of one document is shown to the next, and padding has weight."""
+    tokens, (rows, blocks) = batch["tokens"].copy(), np.nonzero(batch["begins"])
+    tokens[rows, 16 * blocks] = batch["targets"][rows, 16 * blocks - 1]
+    return {**batch, "tokens": tokens, "weights": batch["weights"] + 1}
+
+
+def only_first_blocks(batch):
+    """Beginnings are said in the first block of a row only."""
+    return {**batch, "begins": batch["begins"] & (np.arange(batch["begins"].shape[1]) == 0)}
+
+
+FIRST, ORDER = "first inputs that are not the beginning token", "other inputs that are not the target before them"
+UNSAID, PADDING = "beginnings that the batch does not say", "padding that counts in the loss"
+FAULTS = {
+    "last_token_first": (last_token_first, {FIRST, PADDING}),
+    "targets_early": (lambda batch: {**batch, "targets": np.roll(batch["targets"], -1, axis=1)}, {ORDER}),
+    "targets_of_another_row": (lambda batch: {**batch, "targets": np.roll(batch["targets"], 1, axis=0)}, {ORDER}),
+    "only_first_blocks_begin": (only_first_blocks, {ORDER, UNSAID}),
+    "nothing_begins": (lambda batch: {**batch, "begins": np.zeros_like(batch["begins"])}, {ORDER, UNSAID}),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_the_feeder_is_found(change, found, check, feed):
+    """Guards against a check that trusts the batches: with inputs, targets or beginnings of other documents."""
+    feed(change)
+    code, output, errors = check("--steps=3")
+    assert (code, output) == (3, "")
+    assert errors.endswith("Something of a document reaches another.\n")
+    counts = dict(
+        line.rsplit(": ", 1) for line in errors.splitlines() if line.startswith((FIRST, ORDER, UNSAID, PADDING))
+    )
+    assert {name for name, count in counts.items() if count != "0"} == found
+
+
+def test_a_fault_from_batch_to_batch_is_found(check, feed, tmp_path):
+    """Guards against a row that goes on with the document of another one, whose own order is right."""
+    numbers = iter(range(10**6))
+
+    def roll(batch):
+        number = next(numbers)
+        return {name: np.roll(array, number, axis=0) for name, array in batch.items()}
+
+    feed(roll)
+    for letter in "abcdefgh":
+        (tmp_path / f"{letter}.txt").write_text(letter * 300)
+    code, _, errors = check(f"--gin.Documents.paths=['{tmp_path}/*.txt']", "--steps=3")
     assert code == 3
-    assert "first inputs that are not the beginning token: 0" not in errors
-    assert "padding that counts in the loss: 0" not in errors
+    assert f"{ORDER}: 0" not in errors
+
+
+def test_documents_that_end_with_their_row(check, tmp_path):
+    """Guards against a check that is blind, or says that it is, where every document begins with a batch."""
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("x" * (16 * (1 + number % 3) - 1))  # and an end token
+    rows = f"--gin.Documents.paths=['{tmp_path}/*.txt']", "--gin.TASK_FEATURE_LENGTHS={'targets': 16}"
+    code, output, errors = check(*rows, "--steps=2")
+    assert (code, errors) == (0, "")
+    assert "(before it: 0)" not in output
 
 
 def test_what_cannot_be_checked_is_told(check):
@@ -132,11 +186,13 @@ def test_what_cannot_be_checked_is_told(check):
 
 def test_findings_add_up():
     """Guards against a leak of one batch that the next batch hides."""
-    one = leakage.Findings(documents=1, targets=5, output_difference=0.5, tokens_before=9, control=1.0)
-    two = leakage.Findings(documents=2, targets=7, gradient=0.25, control=0.5)
+    one = leakage.Findings(documents=1, batches=1, targets=5, output_difference=0.5, tokens_before=9, control=1.0)
+    two = leakage.Findings(documents=2, batches=1, targets=7, wrong_order=4, unmarked=2, gradient=0.25, control=0.5)
     total = one + two
-    assert dataclasses.astuple(total) == (3, 12, 0, 0, 0.5, 0.25, 9, 1.0, 0.0)
+    assert dataclasses.astuple(total) == (3, 2, 12, 0, 4, 2, 0, 0.5, 0.25, 9, 1.0, 0.0)
     assert total.leaks
     assert not total.is_blind
-    assert leakage.Findings(documents=3, tokens_before=9).is_blind
+    assert leakage.Findings(documents=3).is_blind
+    assert leakage.Findings(wrong_order=1).leaks
+    assert leakage.Findings(unmarked=1).leaks
     assert not leakage.Findings(documents=3, control=1.0).leaks
