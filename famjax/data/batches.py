@@ -18,6 +18,15 @@ State = dict[str, Any]
 """JSON-able: where a stream of batches stands."""
 
 
+LENGTH, CORPUS = "length", "corpus"
+# What is said of a difference besides, by its name in a state.
+_REMEDIES = {
+    LENGTH: " (--gin.TASK_FEATURE_LENGTHS). At another length the corpus is cut into other examples: some text "
+    "would come again, and some not at all.",
+    CORPUS: " (the files). Other text moves the examples: some would come again, and some not at all.",
+}
+
+
 @runtime_checkable
 class BatchIterator(Protocol):
     """A stream of batches whose place can be saved."""
@@ -151,7 +160,7 @@ def check_identity(identity: State, state: State) -> None:
     for name, value in identity.items():
         if state.get(name) != value:
             raise ConfigError(
-                f"The saved place in the data has {name} = {state.get(name)!r}, the settings have {value!r}. "
-                "Set it back, or start in another --gin.MODEL_DIR from this run's parameters "
-                "(--gin.INITIAL_CHECKPOINT_PATH)."
+                f"The saved place in the data has {name} = {state.get(name)!r}, the settings have {value!r}"
+                f"{_REMEDIES.get(name, '.')} Set it back, or start in another --gin.MODEL_DIR from this run's "
+                "parameters (--gin.INITIAL_CHECKPOINT_PATH)."
             )

@@ -54,8 +54,8 @@ def _check(steps: int, arguments: Sequence[str]) -> str:
     found = check_leakage(job, steps)
     data = job.data
     report = (
-        f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, in "
-        f"{found.batches} batches of {data.batch_size} x {job.step_length} tokens; {found.targets} targets were read\n"
+        f"{data.mixture_or_task_name}, split {data.split!r}: {found.documents} beginnings of documents behind others, "
+        f"in {found.batches} batches of {data.batch_size} x {job.step_length} tokens; targets read: {found.targets}\n"
         f"first inputs that are not the beginning token: {found.wrong_inputs}\n"
         f"other inputs that are not the target before them: {found.wrong_order}\n"
         f"beginnings that the batch does not say: {found.unmarked}\n"

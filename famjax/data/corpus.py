@@ -118,6 +118,11 @@ class Corpus:
     encoded: Encoded
     paths: tuple[str, ...]
 
+    @property
+    def totals(self) -> str:
+        """How much it is, in words."""
+        return f"{len(self.encoded.lines)} documents, {self.encoded.starts[-1]} tokens"
+
     def place(self, document: int) -> str:
         """Where a document is, as "file:line" (of a parquet file: "file, row number")."""
         path, line = self.paths[self.encoded.file_numbers[document]], self.encoded.lines[document]

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from famjax.data.batches import Batch, Rows, State, check_identity
+from famjax.data.batches import CORPUS, Batch, Rows, State, check_identity
 from famjax.data.examples import Example
 from famjax.data.shuffling import EpochOrder
 
@@ -143,7 +143,7 @@ class DocumentRows:
             "streaming": True,
             "batch_size": rows.batch_size,
             "block_size": shape.block_size,
-            "corpus": f"{len(lengths)} documents, {lengths.sum()} tokens",
+            CORPUS: f"{len(lengths)} documents, {lengths.sum()} tokens",
         }
         self._taken = self._num_tokens = self._num_slots = 0
         self._places: list[Place | None] = [None] * rows.batch_size  # None: the row begins another document

@@ -4,12 +4,12 @@ import functools
 import importlib
 
 from famjax.data import registry
-from famjax.data.batches import BatchIterator, ExampleBatches, Rows, State
+from famjax.data.batches import CORPUS, LENGTH, BatchIterator, ExampleBatches, Rows, State
 from famjax.data.config import DataConfig
 from famjax.data.document_rows import BlockShape
-from famjax.data.examples import Reading
+from famjax.data.examples import Examples, Reading
 from famjax.data.prefetching import Prefetching
-from famjax.data.tasks import open_document_rows, open_examples
+from famjax.data.tasks import cut_corpora, open_document_rows, open_examples
 from famjax.data.vocabularies import Vocabulary, make_vocabulary
 from famjax.errors import ConfigError
 
@@ -31,10 +31,11 @@ def open_batches(
       lengths: tokens of the shortest and of the longest example; batches are [rows, longest]. None: from the task's own
         shortest to `config.length`.
       rows: of the global batch that this host reads; None: all.
-      state: of an earlier stream, behind whose last batch this one goes on.
+      state: of an earlier stream, behind whose last batch this one goes on. Where `lengths` are asked for it may have
+        had others, as another stage of a curriculum.
 
     Raises:
-      ConfigError: no such task or split, or settings that do not fit together.
+      ConfigError: no such task or split, settings that do not fit together, or a state of another stream.
       DataError: files that cannot be read as the settings say.
     """
     own = Rows(config.batch_size, rows)
@@ -46,7 +47,11 @@ def open_batches(
     reading = _make_reading(config, shortest, longest)
     examples = open_examples(reading.task_config(reading.name), reading)
     bos_id, pad_id = reading.vocabulary.bos_id, reading.vocabulary.pad_id
-    batches = ExampleBatches(examples, own, longest, bos_id, pad_id, _identity(reading), state)
+    cut = _cut(examples, longest)
+    if state is not None:
+        # What an older famjax saved has nothing of `cut`; a curriculum's stage goes on from another one's length.
+        state = {**cut, **state, **({} if lengths is None else {LENGTH: longest})}
+    batches = ExampleBatches(examples, own, longest, bos_id, pad_id, {**_identity(reading), **cut}, state)
     return Prefetching(batches, config.prefetch) if config.prefetch else batches
 
 
@@ -99,6 +104,12 @@ def _identity(reading: Reading) -> State:
         "shuffle": reading.shuffle,
         "vocabulary": reading.vocabulary.fingerprint,
     }
+
+
+def _cut(examples: Examples, length: int) -> State:
+    """What a saved place belongs to besides, where examples are cut from corpora: how long they are, and from what."""
+    corpora = cut_corpora(examples)
+    return {LENGTH: length, CORPUS: "; ".join(corpus.totals for corpus in corpora)} if corpora else {}
 
 
 def open_vocabulary(config: DataConfig) -> Vocabulary:

@@ -16,11 +16,14 @@ class MixedExamples:
     The first i examples of a dealt order hold i * share of the first task, rounded down, and so on down the list: so
     the number within its task of any example is a formula, and every example of every task comes exactly once. Where
     there is no end deals of 256 are shuffled, so that no task keeps to certain rows of a batch.
+
+    Attributes:
+      parts: the examples of each task.
     """
 
     def __init__(self, parts: Sequence[Examples], rates: Sequence[float], shuffle: bool, key: tuple[int, int]) -> None:
         """Mixes `parts` at `rates` (any positive numbers), in an order that `key` chooses if `shuffle`."""
-        self._parts, self._shuffle, self._key = parts, shuffle, key
+        self.parts, self._shuffle, self._key = tuple(parts), shuffle, key
         # Of what the tasks before it leave over; the last one takes all of that.
         shares = [round(rate / sum(rates[number:]) * _ONE) for number, rate in enumerate(rates)]
         self._shares = [min(max(share, 1), _ONE - 1) for share in shares[:-1]] + [_ONE]
@@ -36,7 +39,7 @@ class MixedExamples:
         elif self._shuffle:
             index = self._shuffled(index)
         part, number = self.dealt(index)
-        return self._parts[part][number]
+        return self.parts[part][number]
 
     def dealt(self, index: int) -> tuple[int, int]:
         """Which task the example `index` of the dealt order is of, and its number there."""
@@ -55,7 +58,7 @@ class MixedExamples:
 
     def _first_end(self) -> int | None:
         """How many examples come before the first finite task would start again; None if none is finite."""
-        if all(part.size is None for part in self._parts):
+        if all(part.size is None for part in self.parts):
             return None
         low, high = 0, 1
         while not self._ended(high):
@@ -67,7 +70,7 @@ class MixedExamples:
 
     def _ended(self, count: int) -> bool:
         """Whether `count` examples in dealt order take more of some task than it has."""
-        for share, part in zip(self._shares, self._parts, strict=True):
+        for share, part in zip(self._shares, self.parts, strict=True):
             taken = count * share // _ONE
             if part.size is not None and taken > part.size:
                 return True

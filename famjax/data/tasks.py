@@ -4,6 +4,7 @@ import dataclasses
 
 from famjax.data import document_rows
 from famjax.data.batches import Rows, State
+from famjax.data.corpus import Corpus
 from famjax.data.corpus_files import SPLITS
 from famjax.data.document_rows import BlockShape, DocumentRows, Source
 from famjax.data.documents import DocumentExamples, StreamedDocuments
@@ -49,6 +50,15 @@ def open_examples(config: TaskConfig, reading: Reading) -> Examples:
             return BabilongQuestions(config, reading)
         case _:
             return _open_questions(config, reading)
+
+
+def cut_corpora(examples: Examples) -> tuple[Corpus, ...]:
+    """The corpora that are cut into a task's examples, by their length; none where examples are made."""
+    if isinstance(examples, MixedExamples):
+        return tuple(dict.fromkeys(corpus for part in examples.parts for corpus in cut_corpora(part)))
+    if isinstance(examples, DocumentExamples | InstructionExamples | KeyExamples) and examples.corpus is not None:
+        return (examples.corpus,)
+    return ()
 
 
 def open_document_rows(

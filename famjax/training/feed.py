@@ -25,8 +25,8 @@ class TrainingFeed:
     """The training data of a run, on the devices, and its place for the checkpoint.
 
     Each stage of the curriculum reads the same stream in its own range of lengths, and the count of examples goes on.
-    Tasks that make their examples repeat none where the stage changes; `documents` cuts its corpus anew, into windows
-    of the new length, and the new order may bring text again that a shorter window has shown.
+    Tasks that make their examples repeat none where the stage changes; a corpus is cut anew, into windows or packed
+    examples of the new length, and the new order may bring text again that a shorter example has shown.
     """
 
     def __init__(

@@ -93,6 +93,36 @@ def test_a_longer_stage_counts_on(config):
     assert len(keys) == 24
 
 
+@pytest.mark.parametrize("name", ["documents", "mixed", "passkey_documents"])
+def test_a_place_at_another_length_is_refused(config, name):
+    """Guards against text that comes again, or never, where a corpus is cut anew; a curriculum's stage may do so."""
+    first = open_batches(config(name))
+    next(first)
+    state = json.loads(json.dumps(first.state()))
+    first.close()
+    message = r"has length = 160, the settings have 170 \(--gin.TASK_FEATURE_LENGTHS\)\. .* come again.*--gin.MODEL_DIR"
+    with pytest.raises(ConfigError, match=message):
+        open_batches(config(name, length=170), state=state)
+    staged = open_batches(config(name, length=170), (160, 170), state=state)
+    assert next(staged)["tokens"].shape == (4, 170)
+    state = staged.state()
+    staged.close()
+    assert state["examples"] == 8
+    take(open_batches(config(name, length=170), state=state), 1)
+    old = {key: value for key, value in state.items() if key not in ("length", "corpus")}
+    take(open_batches(config(name, length=180), state=old), 1)
+
+
+def test_a_place_in_another_corpus_is_refused(config, corpus_dir):
+    """Guards against text that comes again, or never, because a file was added; examples that are made do not care."""
+    states = {name: open_batches(config(name, prefetch=0)).state() for name in ("documents", "associative_recall")}
+    (corpus_dir / "part0" / "more.txt").write_text("x" * 1000)
+    message = r"corpus = '12 documents, 7812 tokens', .*'13 documents, 8813 tokens' \(the files\)"
+    with pytest.raises(ConfigError, match=message):
+        open_batches(config("documents"), state=states["documents"])
+    take(open_batches(config("associative_recall", length=400), state=states["associative_recall"]), 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_batches_keep_their_contract(config, name):
     """Guards against inputs that are not the shifted targets, and against weights or answers on padding."""
