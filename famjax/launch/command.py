@@ -16,6 +16,7 @@ from famjax.configuration.origin import nearest
 from famjax.configuration.registry import parameter_meanings, parameter_types
 from famjax.errors import ConfigError
 from famjax.launch.config import NEEDED_BY, PLATFORMS, TAKEN_BY, LaunchConfig
+from famjax.launch.devices import check_devices
 from famjax.launch.job import read_job
 from famjax.launch.quoting import on_one_line
 from famjax.launch.rendered import Rendered
@@ -80,6 +81,7 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
     mode = run_modes[parsed.run_mode]
     job = read_job(parsed, mode.job_module, mode.job_class, config.num_slices)
     rendered = render(config, job)
+    check_devices(config, job.configuration.job)
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
 
