@@ -16,6 +16,7 @@ from famjax.configuration.origin import nearest
 from famjax.configuration.registry import parameter_meanings, parameter_types
 from famjax.errors import ConfigError
 from famjax.launch.config import NEEDED_BY, PLATFORMS, TAKEN_BY, LaunchConfig
+from famjax.launch.data import check_data, standard_library_tasks
 from famjax.launch.devices import check_devices
 from famjax.launch.job import read_job
 from famjax.launch.quoting import on_one_line
@@ -81,7 +82,10 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
     mode = run_modes[parsed.run_mode]
     job = read_job(parsed, mode.job_module, mode.job_class, config.num_slices)
     rendered = render(config, job)
+    check_data(job, config.buckets)
     check_devices(config, job.configuration.job)
+    for task in standard_library_tasks(job.configuration.job):
+        sys.stdout.write(f"note: no Documents.paths: the task {task!r} reads the sources of Python's standard library\n")
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
 
