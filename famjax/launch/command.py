@@ -106,8 +106,9 @@ def write(config: LaunchConfig, rendered: Rendered) -> None:
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in rendered.files.items():
+        done = "overwrote" if (folder / name).exists() else "wrote"
         (folder / name).write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote {folder / name}\n")
+        sys.stdout.write(f"{done} {folder / name}\n")
 
 
 def usage() -> str:

@@ -20,7 +20,8 @@ from launching import NEEDED, RUN, SCAN, flags, rendered
         ("tpu_vm", "v5-256", {}, "Nearest: v5p-256, v5e-256"),
         ("slurm", "h100-12", {}, "Nearest: h100-8, h100-16."),
         ("slurm", "h10-8", {}, "Nearest: h100-8"),
-        ("slurm", "v5e-256", {}, "'v5e-256' is no set of GPUs."),
+        ("slurm", "v5e-16", {}, "--platform=slurm has GPUs, as h100-16; TPU slices are for --platform=gke, xpk, tpu"),
+        ("gke", "h100-16", {}, "--platform=gke has TPU slices, as v5e-256; GPUs are for --platform=slurm."),
         ("gke", "v5e-4", {"bucket": ("gs://my-runs/folder",)}, "--bucket=gs://my-runs/folder is no name of a bucket"),
         ("gke", "v5e-4", {"name": "Tiny_1"}, "--name=Tiny_1: allowed are small letters"),
         ("gke", "v5e-4", {"name": "a" * 41}, "at most 40 characters"),
@@ -49,6 +50,7 @@ def test_what_is_missing_is_told_at_once(platform):
     """The one who forgets three settings learns of them in three tries."""
     with pytest.raises(ConfigError) as caught:
         LaunchConfig(platform=platform)
+    assert f"--platform={platform} needs more settings, such as --name=" in str(caught.value)  # not that very value
     for name in ("name", "slice", *NEEDED[platform]):
         assert f" --{name}=" in str(caught.value)
 
@@ -109,7 +111,7 @@ def test_data_that_stay_behind_are_refused(tmp_path, capsys, run, setting, copy,
 
 @pytest.mark.parametrize("platform", ["gke", "slurm"])
 def test_files_are_not_read_from_gs(tmp_path, capsys, platform):
-    """A glob in a bucket that matches nothing, after the slice was waited for; without any, a corpus nobody asked for."""
+    """A glob in a bucket that matches nothing, after the wait for a slice; without any, a corpus nobody asked for."""
     line = ["launch", "render", *flags(platform, {"gke": "v5e-8", "slurm": "h100-8"}[platform]), *RUN]
     line = [*line, f"--output_dir={tmp_path}"]
     outcome = invoke(capsys, [*line, "--gin.Documents.paths=['gs://my-runs/text/*.txt']"])
@@ -195,6 +197,8 @@ def test_a_run_that_its_devices_cannot_hold(tmp_path, capsys, platform, more, me
     [
         ("--slice=v5e-250", "'v5e-250' is no TPU slice."),
         ("--num_slice=2", "Did you mean: num_slices"),
+        ("--num_slice=2", "(famjax launch --help lists the flags)"),
+        ("--retries=lots", "flag --retries=lots; expected: a whole number. (famjax launch --help"),
         ("--num_slices=two", "--num_slices"),
         ("--capacity=cheap", "should be one of <on_demand|spot|reserved>"),
         ("--dry_run", "--dry_run is for this machine"),

@@ -172,3 +172,5 @@ def test_render_calls_nothing(capsys, clients, tmp_path):
         "  kubectl create --filename=launched/tiny/jobset.yaml",
     ]
     assert outcome.stderr == ""
+    again = invoke(capsys, ["launch", "render", *flags("gke", "v5e-16"), *RUN]).stdout.splitlines()
+    assert again[1] == "overwrote launched/tiny/jobset.yaml"  # of another run, perhaps

@@ -158,7 +158,8 @@ from famjax.pods.connecting import JobAddress, connect
 from famjax.pods.hosts_config import HostsConfig
 index, count, port, folder = sys.argv[1:]
 try:
-    connect(JobAddress(f"localhost:{port}", int(count), int(index)), HostsConfig(connect_seconds=120), epath.Path(folder))
+    job = JobAddress(f"localhost:{port}", int(count), int(index))
+    connect(job, HostsConfig(connect_seconds=120), epath.Path(folder))
 except FamjaxError as error:
     print(f"{error.exit_code}: {error}", flush=True)
 """
