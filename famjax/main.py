@@ -97,8 +97,8 @@ RUN_MODES = {
 
 
 _OF_TRAININGS = (
-    "Plans are of trainings, as of --gin_file=runs/pretrain.gin; a training's page has prefill and decode as well, and other "
-    "runs\nhave no plan of their own."
+    "Plans are of trainings, as of --gin_file=runs/pretrain.gin. The page of a training has prefill and decode as well; "
+    "other runs have no plan."
 )
 # What a shell gives a program that SIGINT ended.
 _INTERRUPTED = 130

@@ -85,7 +85,9 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
     check_data(job, config.buckets)
     check_devices(config, job.configuration.job)
     for task in standard_library_tasks(job.configuration.job):
-        sys.stdout.write(f"note: no Documents.paths: the task {task!r} reads the sources of Python's standard library\n")
+        sys.stdout.write(
+            f"note: no Documents.paths: the task {task!r} reads the sources of Python's standard library\n"
+        )
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
 

@@ -37,7 +37,7 @@ def check_data(job: LaunchedJob, buckets: tuple[str, ...]) -> None:
       buckets: that the launch names; none: its machines share the disk on which the command is given.
 
     Raises:
-      ConfigError: files on this machine's disk, or files that would be read from gs://; it says how to bring them along.
+      ConfigError: files on this machine's disk, or that would be read from gs://; it says how to bring them along.
     """
     for place in _places(job.configuration.job):
         if place.path.startswith("gs://") and not place.is_checkpoint:

@@ -14,8 +14,8 @@ def check_devices(config: LaunchConfig, job: Any) -> None:
       job: the run's settings.
 
     Raises:
-      ConfigError: a mesh that does not divide the devices, a batch or a dimension of the model that does not divide over
-        the mesh.
+      ConfigError: a mesh that does not divide the devices, a batch or a dimension of the model that does not divide
+        over the mesh.
     """
     from famjax.evaluation.config import EvalJob
     from famjax.training.config import TrainJob

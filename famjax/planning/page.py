@@ -22,8 +22,8 @@ _ROWS = (
 )
 # jax's own default, which a program may reach before it fills a GPU.
 _GPU_MEMORY = (
-    "\nAvailable is all that a GPU has. jax takes 75 % of it; XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 in the environment makes "
-    "it\n90 %, as job.sh of `famjax launch` does."
+    "\nAvailable is all that a GPU has. jax takes 75 % of it, or as XLA_PYTHON_CLIENT_MEM_FRACTION says: 0.9 in job.sh of"
+    "\n`famjax launch`."
 )
 Row = Sequence[str]
 
@@ -60,8 +60,9 @@ def _first_to_change(layout: Layout) -> str:
     shards = layout.mesh["data"] * layout.mesh["fsdp"]
     flags += [f"--gin.NUM_MICROBATCHES={2 * layout.microbatches}"] if rows % (2 * shards) == 0 else []
     flags += [f"--gin.MODEL_PARALLELISM={2 * layout.mesh['model']}", "more GPUs in --slice"]
-    return "The train step does not fit, by the formulas. For GPUs no changes are tried; the first to make:\n" + "\n".join(
-        f"  {flag}" for flag in flags
+    return (
+        "The train step does not fit, by the formulas. For GPUs no changes are tried; the first to make:\n"
+        + "\n".join(f"  {flag}" for flag in flags)
     )
 
 

@@ -31,7 +31,7 @@ def ending_on_sigterm() -> Iterator[None]:
 
 
 def keep_handlers() -> None:
-    """Puts Python's handler of SIGTERM back in its place, which libtpu takes, to print a stack trace, when it is loaded."""
+    """Puts Python's handler of SIGTERM back: libtpu, as it is loaded, takes its place to print a stack trace."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 

@@ -30,7 +30,7 @@ class AbsentDevice:
 
 
 def absent_devices(count: int, per_process: int) -> list[AbsentDevice]:
-    """So many devices, as many of each process as given, to lay arrays out on: the checks of a run's start need no more."""
+    """So many devices, as many of each process as given: what the checks at a run's start need."""
     return [AbsentDevice(number, process_index=number // per_process) for number in range(count)]
 
 

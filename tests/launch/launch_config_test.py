@@ -83,7 +83,7 @@ TOKENIZER = ("--gin.VOCABULARY=@SentencePieceVocabulary()", "--gin.SentencePiece
 @pytest.mark.parametrize(
     ("run", "setting", "copy", "value"),
     [
-        ([*RUN, "--gin.Documents.paths=['text/**/*.txt']"], "Documents.paths", "text gs://my-runs/text", "text/**/*.txt"),
+        ([*RUN, "--gin.Documents.paths=['text/**']"], "Documents.paths", "text gs://my-runs/text", "text/**"),
         (
             [*RUN, "--gin.MIXTURE_OR_TASK_NAME='instructions'", "--gin.Instructions.paths=['/home/me/flan/*.gz']"],
             "Instructions.paths",

@@ -78,7 +78,7 @@ def test_only_the_first_host_hands_the_machines_back(clients, place):
 
 def test_an_image_that_is_not_there(clients):
     """A log that says famjax failed, where it never ran: the mistake is looked for in the run."""
-    clients.add_script("docker", '#!/bin/bash\n[[ $1 != pull ]]\n')
+    clients.add_script("docker", "#!/bin/bash\n[[ $1 != pull ]]\n")
     process = run(clients, rendered("tpu_vm", "v5e-16").files["startup.sh"])
     assert process.returncode == 1
     assert "the image registry/famjax:1 could not be pulled; famjax was not started." in process.stdout

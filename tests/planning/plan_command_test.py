@@ -20,7 +20,7 @@ PLAN = ("--run_mode=plan", "--gin.TransformerConfig.vocab_size=260", *COMPLETE)
         ((*PLAN, "--slice=h100-12"), "Nearest: h100-8, h100-16"),
         ((*PLAN, "--slice=h100"), "with a number: h100-16."),
         ((*PLAN, "--slice=a100-8"), "Nearest: a100-40gb-8, a100-80gb-8."),
-        (("--run_mode=plan", "--slice=h100-8", "--gin_file=runs/infer.gin"), "Plans are of trainings, as of --gin_file"),
+        (("--run_mode=plan", "--slice=h100-8", "--gin_file=runs/infer.gin"), "Plans are of trainings, as of"),
         ((*PLAN, "--slice=h100-8", "--plan.save=steps"), "--plan.save needs TPU's compiler"),
         ((*PLAN, "--slice=h100-8", "--num_slices=0"), "num_slices = 0"),
         ((*PLAN, "--slice=h100-8", "--plan.json=/nowhere/plan.json"), "/nowhere/plan.json cannot be written"),

@@ -17,9 +17,7 @@ with ending_on_sigterm():
 
 def test_sigterm_ends_a_plan_in_one_line():
     """Guards against libtpu's stack trace, and against an end that waits for the compiler."""
-    process = subprocess.run(
-        [sys.executable, "-c", PLANNING], capture_output=True, text=True, check=False, timeout=50
-    )
+    process = subprocess.run([sys.executable, "-c", PLANNING], capture_output=True, text=True, check=False, timeout=50)
     assert (process.returncode, process.stderr) == (143, "Stopped by SIGTERM; the plan is not finished.\n")
 
 
