@@ -97,7 +97,7 @@ RUN_MODES = {
 
 
 _OF_TRAININGS = (
-    "Plans are of trainings, as of --gin_file=runs/pretrain.gin. The page of a training has prefill and decode as well; "
+    "Plans are of trainings, as of --gin_file=runs/pretrain.gin. A training's page has prefill and decode as well; "
     "other runs have no plan."
 )
 # What a shell gives a program that SIGINT ended.

@@ -22,8 +22,8 @@ _ROWS = (
 )
 # jax's own default, which a program may reach before it fills a GPU.
 _GPU_MEMORY = (
-    "\nAvailable is all that a GPU has. jax takes 75 % of it, or as XLA_PYTHON_CLIENT_MEM_FRACTION says: 0.9 in job.sh of"
-    "\n`famjax launch`."
+    "\nAvailable is all that a GPU has. jax takes 75 % of it, or as XLA_PYTHON_CLIENT_MEM_FRACTION says: 0.9 in job.sh"
+    "\nof `famjax launch`."
 )
 Row = Sequence[str]
 
