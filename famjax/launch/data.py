@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ from famjax.data.task_config import Documents, TaskConfig
 from famjax.errors import ConfigError
 from famjax.inference.job_config import STANDARD_STREAM
 from famjax.launch.job import BUCKETS_FOLDER, LaunchedJob, strings
+from famjax.launch.quoting import quote
 
 # Fields whose strings are files, or globs of files.
 _FILES = ("paths", "validation_paths", "prompts", "document", "text_file")
@@ -64,11 +66,12 @@ def _copied(place: _Place, bucket: str) -> tuple[str, str, str]:
     """What to copy, where to, and the setting afterwards."""
     parts = PurePosixPath(place.path).parts
     fixed = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    source = str(PurePosixPath(*parts[:fixed]))
-    name = PurePosixPath(source).name or "data"
+    source = PurePosixPath(*parts[:fixed])
+    # Into the bucket itself: below a folder of that name which is there already, gcloud makes another one.
+    target = f"gs://{bucket}/{'' if source.name else 'data'}"
     root = "gs:/" if place.is_checkpoint else BUCKETS_FOLDER
-    value = PurePosixPath(bucket, name, *parts[fixed:])
-    return source, f"gs://{bucket}/{name}", f"{root}/{value}"
+    value = PurePosixPath(bucket, source.name or "data", *parts[fixed:])
+    return quote(os.path.expanduser(source)), target, f"{root}/{value}"
 
 
 def _places(job: Any) -> Iterator[_Place]:

@@ -83,16 +83,16 @@ TOKENIZER = ("--gin.VOCABULARY=@SentencePieceVocabulary()", "--gin.SentencePiece
 @pytest.mark.parametrize(
     ("run", "setting", "copy", "value"),
     [
-        ([*RUN, "--gin.Documents.paths=['text/**']"], "Documents.paths", "text gs://my-runs/text", "text/**"),
+        ([*RUN, "--gin.Documents.paths=['text/**']"], "Documents.paths", "text gs://my-runs/", "text/**"),
         (
             [*RUN, "--gin.MIXTURE_OR_TASK_NAME='instructions'", "--gin.Instructions.paths=['/home/me/flan/*.gz']"],
             "Instructions.paths",
-            "/home/me/flan gs://my-runs/flan",
+            "/home/me/flan gs://my-runs/",
             "flan/*.gz",
         ),
-        ([*INFER, "--gin.PROMPTS='a.jsonl'"], "InferJob.prompts", "a.jsonl gs://my-runs/a.jsonl", "a.jsonl"),
-        ([*RUN, *TOKENIZER], "SentencePieceVocabulary.path", "a.model gs://my-runs/a.model", "a.model"),
-        ([*SCAN, "--gin.CHECKPOINTS={'a': 'runs/a'}"], "ScanJob.checkpoints", "runs/a gs://my-runs/a", "a"),
+        ([*INFER, "--gin.PROMPTS='a.jsonl'"], "InferJob.prompts", "a.jsonl gs://my-runs/", "a.jsonl"),
+        ([*RUN, *TOKENIZER], "SentencePieceVocabulary.path", "a.model gs://my-runs/", "a.model"),
+        ([*SCAN, "--gin.CHECKPOINTS={'a': 'runs/a'}"], "ScanJob.checkpoints", "runs/a gs://my-runs/", "a"),
     ],
 )
 def test_data_that_stay_behind_are_refused(tmp_path, capsys, run, setting, copy, value):
