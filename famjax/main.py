@@ -96,6 +96,10 @@ RUN_MODES = {
 }
 
 
+_OF_TRAININGS = (
+    "Plans are of trainings, as of --gin_file=runs/pretrain.gin. A training's page has prefill and decode as well; "
+    "other runs have no plan."
+)
 # What a shell gives a program that SIGINT ended.
 _INTERRUPTED = 130
 _MEMORY_HINTS = {
@@ -168,7 +172,12 @@ def _run(arguments: Arguments) -> None:
     mode = RUN_MODES[arguments.run_mode]
     logging.set_verbosity(arguments.verbosity)
     job_class = getattr(importlib.import_module(mode.job_module), mode.job_class)
-    configuration = load(job_class, arguments.gin_files, arguments.gin_bindings, arguments.gin_search_paths)
+    try:
+        configuration = load(job_class, arguments.gin_files, arguments.gin_bindings, arguments.gin_search_paths)
+    except ConfigError as error:
+        if arguments.run_mode == "plan" and " lacks " in str(error):
+            raise ConfigError(f"{error}\n{_OF_TRAININGS}") from error
+        raise
     if arguments.dry_run:
         sys.stdout.write(describe_run(configuration))
         return

@@ -1,6 +1,7 @@
 """The command line: t5x's flags, and `--gin.NAME=value`."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def parse_arguments(
       ConfigError: an unknown flag, a value that a flag does not take, a word that is no flag.
     """
     takes_plan = values is None
+    usage = "famjax --help" if takes_plan else "famjax launch --help"
     values = flags.FlagValues() if values is None else values
     _define(values, run_modes)
     if takes_plan:
@@ -65,9 +67,9 @@ def parse_arguments(
     try:
         rest = values(["famjax", *(a for a in arguments if not a.startswith(_GIN_PREFIX))])[1:]
     except flags.Error as error:
-        raise ConfigError(f"{error} (famjax --help lists the flags)") from error
+        raise ConfigError(f"{_in_flags_words(str(error))} ({usage} lists the flags)") from error
     if rest:
-        raise ConfigError(f"{rest[0]!r} is not a flag; settings are given as --gin.NAME=value (famjax --help).")
+        raise ConfigError(f"{rest[0]!r} is not a flag; settings are given as --gin.NAME=value ({usage}).")
     return Arguments(
         run_mode=values.run_mode,
         gin_files=tuple(values.gin_file),
@@ -81,6 +83,11 @@ def parse_arguments(
         process_count=values.process_count,
         process_index=values.process_index,
     )
+
+
+def _in_flags_words(message: str) -> str:
+    """absl's message; of a number that is none it passes on what Python's int() says."""
+    return re.sub(r": invalid literal for int\(\) with base 10: .*", "; expected: a whole number.", message)
 
 
 def _define(values: flags.FlagValues, run_modes: Sequence[str]) -> None:

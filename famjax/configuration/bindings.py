@@ -117,6 +117,7 @@ class _Reader:
         self._files_read: set[Path] = set()
         self._macros_used: dict[str, Origin] = {REQUIRED.name: Origin("gin", is_flag=False)}
         self._macros_declared: set[str] = set()
+        self._lacks_files = False
 
     def read_file(self, name: str, asked_by: str) -> None:
         try:
@@ -126,6 +127,7 @@ class _Reader:
                 self._files_read.add(path.resolve())
                 self._read(parse_file(path))
         except ConfigError as error:
+            self._lacks_files = True
             self.problems.append(str(error))
 
     def read_flag(self, name: str, value: str) -> None:
@@ -140,6 +142,8 @@ class _Reader:
 
         One that a file declares as required is neither: the file that refers to it is what is missing.
         """
+        if self._lacks_files:  # They might use it.
+            return
         for name, binding in self.bindings.macros.items():
             if name in self._macros_used:
                 continue

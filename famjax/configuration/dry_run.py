@@ -7,6 +7,7 @@ from typing import Any
 from famjax.configuration.job_checks import check_vocabulary
 from famjax.configuration.loading import Configuration
 from famjax.configuration.resolving import Node, nodes_of
+from famjax.data.registry import used_tasks
 from famjax.evaluation.config import EvalJob
 from famjax.evaluation.scan.config import ScanJob
 from famjax.models.config import TransformerConfig
@@ -89,24 +90,11 @@ def _sections(node: Node, path: str, asked: tuple[str, ...]) -> Iterator[tuple[s
     for name, setting in node.settings.items():
         value = setting.value
         if name in _TASK_FIELDS and isinstance(value, Mapping):
-            used = _used_tasks(value, asked)
+            settings = {task: [setting.value for setting in node.settings.values()] for task, node in value.items()}
+            used = used_tasks(asked, settings)
             value = {task: config for task, config in value.items() if task in used}
         for label, child in _labelled_nodes(value):
             yield from _sections(child, f"{path}.{name}{label}".lstrip("."), asked)
-
-
-def _used_tasks(tasks: Mapping[str, Node], asked: Iterable[str]) -> set[str]:
-    """The tasks that are asked, and those that their settings name: a mixture's, or the one a text is taken from."""
-    used: set[str] = set()
-    to_do = list(asked)
-    while to_do:
-        name = to_do.pop()
-        if name in tasks and name not in used:
-            used.add(name)
-            for setting in tasks[name].settings.values():
-                to_do += [setting.value] if isinstance(setting.value, str) else []
-                to_do += list(setting.value) if isinstance(setting.value, Mapping) else []
-    return used
 
 
 def _labelled_nodes(value: Any) -> list[tuple[str, Node]]:

@@ -26,18 +26,23 @@ def check_batch(job: TrainJob | EvalJob, num_data_shards: int) -> None:
     _require_divisible(job.data, "data", num_data_shards, microbatches)
 
 
-def check_processes(mesh: MeshConfig) -> None:
+def check_processes(mesh: MeshConfig, process_count: int | None = None) -> None:
     """Checks that the mesh of a job of several processes has the devices of all of them.
+
+    Args:
+      mesh: its settings.
+      process_count: of the job; None: jax's.
 
     Raises:
       ConfigError: it leaves some out, whose processes would have nothing to do, and wait.
     """
     import jax
 
-    if jax.process_count() > 1 and (mesh.num_devices is not None or mesh.own_process):
+    count = jax.process_count() if process_count is None else process_count
+    if count > 1 and (mesh.num_devices is not None or mesh.own_process):
         raise ConfigError(
             f"MeshConfig.num_devices = {mesh.num_devices}, .own_process = {mesh.own_process} in a job of "
-            f"{jax.process_count()} processes; allowed: None and False, the devices of all."
+            f"{count} processes; allowed: None and False, the devices of all."
         )
 
 
@@ -47,11 +52,11 @@ def _require_divisible(data: DataConfig, field: str, num_data_shards: int, micro
         return
     below = data.batch_size // divisor * divisor
     fitting = " or ".join(str(size) for size in (below, below + divisor) if size)
+    parts, flags = (f" x {microbatches} microbatches", "--gin.NUM_MICROBATCHES or ") if microbatches > 1 else ("", "")
     raise ConfigError(
         f"DataConfig.batch_size = {data.batch_size} ({field}) does not divide over {num_data_shards} data-parallel "
-        f"devices x {microbatches} microbatches; it must be a multiple of {divisor}.\n"
-        f"  Set --gin.BATCH_SIZE to {fitting}, or change --gin.TrainJob.num_microbatches or "
-        "--gin.MODEL_PARALLELISM."
+        f"devices{parts}; it must be a multiple of {divisor}.\n"
+        f"  Set --gin.BATCH_SIZE to {fitting}, or change {flags}--gin.MODEL_PARALLELISM."
     )
 
 

@@ -90,11 +90,21 @@ def _matches(patterns: tuple[str, ...]) -> list[CorpusFile]:
         names = [name for name in names if "/." in f"/{below}" or not any(part.startswith(".") for part in name.parts)]
         if not names:
             folder = Path(pattern).expanduser()
-            hint = f" It is a folder: write '{pattern}/**/*'." if folder.is_dir() else f" (looked for in {Path.cwd()})"
+            hint = f" It is a folder: write '{pattern}/**/*'." if folder.is_dir() else where_looked(pattern)
             raise DataError(f"No file matches {pattern!r} (Documents.paths, Documents.validation_paths).{hint}")
         for name in names:
             found.setdefault((root / name).resolve(), CorpusFile(name.as_posix(), str(root / name)))
     return sorted(found.values())
+
+
+def where_looked(pattern: str) -> str:
+    """What a message says behind a glob that matches nothing."""
+    if pattern.startswith("gs://"):
+        return (
+            f" Files are never read from gs://: write {pattern.replace('gs://', '/gcs/', 1)!r}, where a launched run "
+            "has its bucket mounted."
+        )
+    return f" (looked for in {Path.cwd()})"
 
 
 def _split_pattern(pattern: str) -> tuple[Path, str]:

@@ -53,6 +53,24 @@ def task_config(name: str, tasks: Mapping[str, TaskConfig]) -> TaskConfig:
     raise ConfigError(unknown_task_message(name, task_names(tasks)))
 
 
+def used_tasks(asked: Iterable[str], settings: Mapping[str, Iterable[object]]) -> list[str]:
+    """The tasks that are asked, and those that their settings name: a mixture's, or the one a text is taken from.
+
+    Args:
+      asked: names; those of no famjax task are left out.
+      settings: the values of each task's settings, by its name.
+    """
+    used: dict[str, None] = {}
+    to_do = list(asked)
+    while to_do:
+        name = to_do.pop()
+        if name in settings and name not in used:
+            used[name] = None
+            for value in settings[name]:
+                to_do += [value] if isinstance(value, str) else list(value) if isinstance(value, Mapping) else []
+    return list(used)
+
+
 def streamed_task(name: str, tasks: Mapping[str, TaskConfig]) -> Documents | Instructions:
     """The settings of a task that can be streamed: a corpus of documents, or of records.
 

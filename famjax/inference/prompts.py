@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from famjax.data.chat import NO_TEMPLATE
 from famjax.data.chat_template import checked_messages
+from famjax.data.corpus_files import where_looked
 from famjax.data.json_objects import BadRecordError
 from famjax.data.pieces import encode_piece
 from famjax.data.vocabularies import Vocabulary
@@ -163,7 +164,7 @@ def _matches(patterns: tuple[str, ...]) -> list[Path]:
         paths = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         files = [path for path in paths if not path.is_dir()]
         if not files:
-            raise DataError(f"No file matches {pattern!r} (InferJob.prompts; looked for in {Path.cwd()}).")
+            raise DataError(f"No file matches {pattern!r} (InferJob.prompts).{where_looked(pattern)}")
         found |= dict.fromkeys(files)
     return list(found)
 

@@ -16,6 +16,8 @@ from famjax.configuration.origin import nearest
 from famjax.configuration.registry import parameter_meanings, parameter_types
 from famjax.errors import ConfigError
 from famjax.launch.config import NEEDED_BY, PLATFORMS, TAKEN_BY, LaunchConfig
+from famjax.launch.data import check_data, standard_library_tasks
+from famjax.launch.devices import check_devices
 from famjax.launch.job import read_job
 from famjax.launch.quoting import on_one_line
 from famjax.launch.rendered import Rendered
@@ -80,6 +82,12 @@ def launch(arguments: Sequence[str], run_modes: Mapping[str, RunMode]) -> None:
     mode = run_modes[parsed.run_mode]
     job = read_job(parsed, mode.job_module, mode.job_class, config.num_slices)
     rendered = render(config, job)
+    check_data(job, config.buckets)
+    check_devices(config, job.configuration.job)
+    for task in standard_library_tasks(job.configuration.job):
+        sys.stdout.write(
+            f"note: no Documents.paths: the task {task!r} reads the sources of Python's standard library\n"
+        )
     if action == "submit":
         from famjax.launch.submitting import check_before_submitting
 
@@ -100,8 +108,9 @@ def write(config: LaunchConfig, rendered: Rendered) -> None:
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in rendered.files.items():
+        done = "overwrote" if (folder / name).exists() else "wrote"
         (folder / name).write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote {folder / name}\n")
+        sys.stdout.write(f"{done} {folder / name}\n")
 
 
 def usage() -> str:

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from famjax.configuration.origin import nearest
 from famjax.errors import ConfigError
-from famjax.pods.gpus import GpuSlice, parse_gpus
-from famjax.pods.slices import TpuSlice, parse_slice
+from famjax.pods.gpus import GpuSlice, names_gpus, parse_gpus
+from famjax.pods.slices import TpuSlice, names_tpus, parse_slice
 from famjax.validation import require_at_least, require_choice
 
 Platform = Literal["gke", "xpk", "tpu_vm", "slurm"]
@@ -56,6 +56,8 @@ _EXAMPLES = {
     "zone": "europe-west4-b",
     "time_limit": "24:00:00",
 }
+# Of TPUs, and of GPUs.
+_SLICES = ("v5e-256", "h100-16")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 # What JobSet, xpk and gcloud add to a name (-slice-12-345-abcde) must fit into the 63 characters of a label.
 _LONGEST_NAME = 40
@@ -134,7 +136,7 @@ class LaunchConfig:
         self._check_missing()
         self._check_useless()
         self._check_spelling()
-        _ = self.gpus if self.platform == "slurm" else self.tpu
+        self._check_slice()
         if self.reservation and self.capacity != "reserved":
             raise ConfigError(f"--reservation={self.reservation} needs --capacity=reserved.")
         if self.capacity == "reserved" and not self.reservation and "reservation" in self._taken:
@@ -180,9 +182,27 @@ class LaunchConfig:
     def _check_missing(self) -> None:
         missing = [name for name, platforms in NEEDED_BY.items() if self.platform in platforms and not _get(self, name)]
         if missing:
-            examples = _EXAMPLES | {"slice": "h100-16" if self.platform == "slurm" else "v5e-256"}
+            examples = _EXAMPLES | {"slice": _SLICES[self.platform == "slurm"]}
             flags = " ".join(f"--{name}={examples[name]}" for name in missing)
-            raise ConfigError(f"--platform={self.platform} needs {flags} (famjax launch --help says what they mean).")
+            raise ConfigError(
+                f"--platform={self.platform} needs more settings, such as {flags} (famjax launch --help says what they "
+                "mean)."
+            )
+
+    def _check_slice(self) -> None:
+        """Refuses a slice that does not exist, and one of the other kind than the platform has."""
+        has_gpus = self.platform == "slurm"
+        try:
+            _ = self.gpus if has_gpus else self.tpu
+        except ConfigError as error:
+            if names_gpus(self.slice) == has_gpus or (has_gpus and not names_tpus(self.slice)):
+                raise
+            here, there = ("GPUs", "TPU slices") if has_gpus else ("TPU slices", "GPUs")
+            others = ", ".join(name for name in PLATFORMS if (name == "slurm") != has_gpus)
+            raise ConfigError(
+                f"--slice={self.slice}: --platform={self.platform} has {here}, as {_SLICES[has_gpus]}; {there} are for "
+                f"--platform={others}."
+            ) from error
 
     def _check_useless(self) -> None:
         for field in dataclasses.fields(self):

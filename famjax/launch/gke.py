@@ -43,12 +43,17 @@ def render_gke(config: LaunchConfig, job: LaunchedJob) -> Rendered:
     manifest = fill(template, values | {"pod": fill("pod.yaml.jinja", values).rstrip()})
     path = f"{config.folder}/{name}"
     context = [f"--context={config.cluster}"] if config.cluster else []
-    kind = "job" if in_parts else "jobset"
+    kind, label = ("job", "batch.kubernetes.io/job-name") if in_parts else ("jobset", "jobset.sigs.k8s.io/jobset-name")
+    namespace = f"--namespace={config.namespace}"
+    pods = config.shards if in_parts else config.num_slices * config.tpu.hosts
+    followed = ("--prefix", "--follow", f"--max-log-requests={pods}")
+    logs = ("logs", f"--selector={label}={config.name}", namespace, *followed)
     return Rendered(
         files={name: manifest},
         command=("kubectl", *context, "create", f"--filename={path}"),
         next_steps=(
-            ("state", on_one_line(("kubectl", *context, "get", kind, config.name, f"--namespace={config.namespace}"))),
+            ("state", on_one_line(("kubectl", *context, "get", kind, config.name, namespace))),
+            ("logs", on_one_line(("kubectl", *context, *logs))),
             ("end it", on_one_line(("kubectl", *context, "delete", f"--filename={path}"))),
         ),
     )

@@ -98,9 +98,9 @@ def read_job(parsed: Arguments, job_module: str, job_class: str, num_slices: int
         parsed = dataclasses.replace(parsed, gin_bindings=(*parsed.gin_bindings, (_NUM_SLICES, str(num_slices))))
         configuration = load(cls, parsed.gin_files, parsed.gin_bindings, parsed.gin_search_paths)
     names, texts = _files_elsewhere(configuration.bindings.files, parsed.gin_files)
-    strings = list(_strings(configuration.job))
-    buckets = {match[1]: text for text in strings if (match := _IN_BUCKET.match(text))}
-    mounted = {match[1] for text in strings if text.startswith(BUCKETS_FOLDER) and (match := _IN_BUCKET.match(text))}
+    mentioned = list(strings(configuration.job))
+    buckets = {match[1]: text for text in mentioned if (match := _IN_BUCKET.match(text))}
+    mounted = {match[1] for text in mentioned if text.startswith(BUCKETS_FOLDER) and (match := _IN_BUCKET.match(text))}
     setting = next(name for name in _OUTPUTS if hasattr(configuration.job, name))
     output = str(getattr(configuration.job, setting))
     return LaunchedJob(
@@ -186,16 +186,16 @@ def _relative(name: str) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else str(path)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every string in a job."""
     if isinstance(value, str):
         yield value
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _strings(getattr(value, field.name))
+            yield from strings(getattr(value, field.name))
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _strings(item)
+            yield from strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from strings(item)

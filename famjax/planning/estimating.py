@@ -28,21 +28,11 @@ from famjax.planning.memory import Memory
 from famjax.planning.plan import Plan, layout_of
 from famjax.planning.work import work_of
 from famjax.pods.gpus import GpuSlice
-from famjax.pods.mesh import BATCH_AXES, num_batch_shards
+from famjax.pods.mesh import BATCH_AXES, absent_devices, num_batch_shards
 from famjax.training.config import TrainJob
 from famjax.training.program import make_program
 
 _ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Device:
-    """A GPU that arrays are laid out on and that runs nothing."""
-
-    id: int
-    device_kind: str = "GPU"
-    platform: str = "gpu"
-    process_index: int = 0
 
 
 def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
@@ -51,8 +41,7 @@ def estimate(job: TrainJob, gpus: GpuSlice, length: int) -> Plan:
     Raises:
       ConfigError: the job cannot be laid out on so many devices, or its batch does not divide over them.
     """
-    devices = [_Device(number, process_index=number // gpus.chips_per_host) for number in range(gpus.chips)]
-    program = make_program(job, devices)
+    program = make_program(job, absent_devices(gpus.chips, gpus.chips_per_host))
     check_batch(job, num_batch_shards(program.mesh))
     arrays = train_arrays(program, length)
     gradients = arrays.gradients * (2 if job.num_microbatches > 1 else 1)

@@ -20,6 +20,11 @@ _ROWS = (
     ("padding", "padding to whole tiles"),
     ("program", "program"),
 )
+# jax's own default, which a program may reach before it fills a GPU.
+_GPU_MEMORY = (
+    "\nAvailable is all that a GPU has. jax takes 75 % of it, or as XLA_PYTHON_CLIENT_MEM_FRACTION says: 0.9 in job.sh"
+    "\nof `famjax launch`."
+)
 Row = Sequence[str]
 
 
@@ -38,11 +43,27 @@ def render_others(plan: Plan) -> str:
         sections.append(
             _trials("The train step does not fit. Changes with which it does, each compiled:", plan.remedies)
         )
-    elif not plan.fits and not plan.search and not plan.estimated:
+    elif not plan.fits and plan.estimated:
+        sections.append(_first_to_change(plan.layout))
+    elif not plan.fits and not plan.search:
         sections.append("The train step does not fit, and none of the changes that were tried makes it.")
     if plan.search:
         sections.append(_trials("Tried, the best that fits first (tokens/s: an estimate, docs/pods.md):", plan.search))
     return "".join(f"\n{section}\n" for section in sections)
+
+
+def _first_to_change(layout: Layout) -> str:
+    """What makes a train step smaller, as far as it is not done: for GPUs nothing is tried."""
+    flags = [] if layout.remat == "full" else ["--gin.TransformerConfig.remat_policy=\"'full'\""]
+    flags += ["--gin.FSDP_PARALLELISM=None"] if layout.mesh["data"] > 1 else []
+    rows = layout.batch_size // layout.microbatches
+    shards = layout.mesh["data"] * layout.mesh["fsdp"]
+    flags += [f"--gin.NUM_MICROBATCHES={2 * layout.microbatches}"] if rows % (2 * shards) == 0 else []
+    flags += [f"--gin.MODEL_PARALLELISM={2 * layout.mesh['model']}", "more GPUs in --slice"]
+    return (
+        "The train step does not fit, by the formulas. For GPUs no changes are tried; the first to make:\n"
+        + "\n".join(f"  {flag}" for flag in flags)
+    )
 
 
 def _lines(rows: Iterable[Row], left: int = 1) -> str:
@@ -96,7 +117,7 @@ def _memory(plan: Plan) -> str:
     rows.append(["total", *(unit.write(memory.total) for memory in memories)])
     rows.append(["available", *(unit.write(memory.available) for memory in memories)])
     rows.append(["", *(_verdict(memory) for memory in memories)])
-    return f"{title}\n{_lines(rows)}"
+    return f"{title}\n{_lines(rows)}{_GPU_MEMORY if plan.estimated else ''}"
 
 
 def _verdict(memory: Memory) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from famjax.planning.page import as_json, render, render_others
 from famjax.planning.plan import Plan, layout_of
 from famjax.planning.remedies import find_remedies
 from famjax.planning.searching import search
+from famjax.planning.stopping import ending_on_sigterm
 from famjax.planning.topology import require_libtpu, slice_devices
 from famjax.planning.trials import Change, Trials
 from famjax.planning.work import work_of
-from famjax.pods.gpus import KINDS, parse_gpus
+from famjax.pods.gpus import names_gpus, parse_gpus
 from famjax.pods.mesh import num_batch_shards
 from famjax.pods.slices import GIB, TpuSlice, parse_slice
 from famjax.training.compiled_steps import save_step
@@ -41,13 +43,14 @@ def plan(job: TrainJob, settings: PlanSettings) -> None:
     """
     shown = settings.json != "-"
     if shown and settings.json is not None:
-        _write(Path(settings.json), "")  # Known before minutes of compilation.
-    made = make_plan(job, settings, _report)
-    if shown:
-        sys.stdout.write(render(made))
-        sys.stdout.flush()
-    if not made.estimated:
-        made = try_others(made, job, settings, _report)
+        _check_writable(Path(settings.json))  # Known before minutes of compilation.
+    with ending_on_sigterm():
+        made = make_plan(job, settings, _report)
+        if shown:
+            sys.stdout.write(render(made))
+            sys.stdout.flush()
+        if not made.estimated:
+            made = try_others(made, job, settings, _report)
     text = json.dumps(as_json(made), indent=1) + "\n"
     if shown:
         sys.stdout.write(render_others(made))
@@ -75,7 +78,7 @@ def make_plan(job: TrainJob, settings: PlanSettings, report: Report = logging.in
     # The devices of this machine, TPUs too, are left alone.
     jax.config.update("jax_platforms", "cpu")
     lengths = sorted({stage.max_length for stage in job.curriculum.parsed} or {job.step_length}, reverse=True)
-    if settings.slice.rpartition("-")[0].lower() in KINDS:
+    if names_gpus(settings.slice):
         return _estimate(job, settings, lengths[0])
     here = _placed(job, settings)
     devices = slice_devices(here.tpu, here.num_slices)
@@ -135,6 +138,12 @@ def _save(folder: str, program: Program, step: Compiled, lengths: Sequence[int],
             report(f"saved {save_step(folder, length, step.lowered, step.program, program.mesh)}")
         else:
             report(f"the step for {length:,} tokens does not fit, and is not saved")
+
+
+def _check_writable(path: Path) -> None:
+    """Leaves the file alone: what is there before the plan is complete is none."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written; set another --plan.json.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import jax
 from jax.experimental import topologies
 
 from famjax.errors import ConfigError
+from famjax.planning.stopping import keep_handlers
 from famjax.pods.slices import TpuSlice
 
 # What libtpu would otherwise look for, a minute long, in the metadata of a virtual machine of Google's.
@@ -48,6 +49,8 @@ def slice_devices(tpu: TpuSlice, num_slices: int = 1) -> Sequence[jax.Device]:
         return topologies.get_topology_desc(tpu.libtpu_topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"libtpu cannot lay {tpu.name} out: {str(error).splitlines()[0]}") from error
+    finally:
+        keep_handlers()
 
 
 def find_libtpu() -> str | None:

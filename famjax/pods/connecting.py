@@ -22,6 +22,7 @@ from etils import epath
 from jax._src import clusters
 
 from famjax.errors import CheckpointError, ConfigError, HostsError
+from famjax.pods.coordination import said_by_all
 from famjax.pods.heartbeats import FOLDER, Process, read_heartbeats, write_heartbeat
 from famjax.pods.hosts_config import HostsConfig
 
@@ -139,6 +140,7 @@ def connect(job: JobAddress, config: HostsConfig, folder: epath.Path) -> None:
     Raises:
       HostsError: some processes did not start in time, or were gone before all had their devices (they are named), or
         do not reach each other; or this process gets no devices.
+      ConfigError: they were told different numbers of processes.
       CheckpointError: the folder cannot be written.
     """
     process = Process(job.index, job.count)
@@ -146,7 +148,10 @@ def connect(job: JobAddress, config: HostsConfig, folder: epath.Path) -> None:
     connected = _run_beside(functools.partial(_initialize, job, config), folder, process, _CONNECTING, seconds, beat)
     if not connected.done():
         raise HostsError(_who_is_missing(job, config, folder, process, beat))
-    if error := connected.exception():
+    error = connected.exception()
+    if isinstance(error, ConfigError):
+        raise error
+    if error is not None:
         raise HostsError(f"{process} cannot join its job at {job.coordinator}: {_first_line(error)}") from error
     _tell_of_aborts(process)
     started = _run_beside(jax.devices, folder, process, _STARTING_DEVICES, seconds, beat)
@@ -188,6 +193,21 @@ def _initialize(job: JobAddress, config: HostsConfig) -> None:
         initialization_timeout=int(config.connect_seconds) + _JAX_EXTRA_SECONDS,
         heartbeat_timeout_seconds=int(config.lost_seconds) + _JAX_EXTRA_SECONDS,
     )
+    _check_counts(said_by_all(job.index, str(job.count), config.connect_seconds + _JAX_EXTRA_SECONDS))
+
+
+def _check_counts(said: Mapping[int, str]) -> None:
+    """Refuses processes that were told different numbers of them: jax goes by what process 0 was told.
+
+    Raises:
+      ConfigError: names the numbers.
+    """
+    if len(set(said.values())) > 1:
+        numbers = ", ".join(f"process {index} one of {count}" for index, count in sorted(said.items()))
+        raise ConfigError(
+            f"The processes of this job do not agree on how many they are: {numbers}. Start all with the same "
+            "--process_count."
+        )
 
 
 def _beat(folder: epath.Path, process: Process, phase: str) -> None:

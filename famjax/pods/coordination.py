@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax._src import distributed
 
-_PREFIX, _ROUNDS = "famjax/process/", "famjax/round/"
+_PREFIX, _ROUNDS, _START = "famjax/process/", "famjax/round/", "famjax/start/"
 # Who watches over the processes ends them much earlier (famjax.pods.watching).
 _ROUND_MILLISECONDS = 7 * 24 * 3600 * 1000
 _numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
@@ -40,6 +40,25 @@ def told() -> Mapping[int, str]:
     """
     client: Any = distributed.global_state.client
     return {int(key.removeprefix(_PREFIX)): text for key, text in client.key_value_dir_get(_PREFIX)}
+
+
+def said_by_all(index: int, text: str, seconds: float) -> Mapping[int, str]:
+    """Gives every process the text of each, once, before jax has looked for devices; waits until all have called it.
+
+    Args:
+      index: of this process.
+      text: what it says.
+      seconds: the longest wait.
+
+    Raises:
+      jax.errors.JaxRuntimeError: a process has ended, or the time is over.
+    """
+    client: Any = distributed.global_state.client
+    client.key_value_set(f"{_START}{index}", text)
+    client.wait_at_barrier(f"{_START}said", int(1000 * seconds))
+    said = {int(key.rpartition("/")[2]): value for key, value in client.key_value_dir_get(_START)}
+    client.wait_at_barrier(f"{_START}read", int(1000 * seconds))  # Process 0 may end next.
+    return said
 
 
 def exchange(text: str, channel: str = "main") -> list[str]:

@@ -81,6 +81,11 @@ class GpuSlice:
         return self.chips * self.gpu.peak_flops
 
 
+def names_gpus(name: str) -> bool:
+    """Whether a name means GPUs, spelled rightly or not, and no TPU slice: h100-16, h100, a100-8."""
+    return name.strip().lower().partition("-")[0] in {kind.partition("-")[0] for kind in KINDS}
+
+
 def parse_gpus(name: str) -> GpuSlice:
     """Turns h100-16 into its GPUs.
 

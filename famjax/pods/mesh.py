@@ -18,6 +18,22 @@ from famjax.pods.config import MESH_AXES, MeshAxes, MeshConfig, axes_of
 # The rows of a batch lie over these axes when they come to the devices.
 BATCH_AXES = ("data", "fsdp")
 
+
+@dataclasses.dataclass(frozen=True)
+class AbsentDevice:
+    """A device of another machine: arrays are laid out on it, and nothing runs."""
+
+    id: int
+    process_index: int = 0
+    device_kind: str = "absent"
+    platform: str = "absent"
+
+
+def absent_devices(count: int, per_process: int) -> list[AbsentDevice]:
+    """So many devices, as many of each process as given: what the checks at a run's start need."""
+    return [AbsentDevice(number, process_index=number // per_process) for number in range(count)]
+
+
 # A few key and value heads that do not divide over the model axis are replicated on it (multi-query attention).
 _REPLICATED_WHERE_UNEVEN = frozenset({"kv_heads"})
 

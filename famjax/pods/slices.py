@@ -261,6 +261,11 @@ class TpuSlice:
         return f"{self.generation.libtpu_name}:{self.topology_name}"
 
 
+def names_tpus(name: str) -> bool:
+    """Whether a name means a TPU slice, one that exists or not."""
+    return _generation(name.strip().lower().partition("-")[0]) is not None
+
+
 def parse_slice(name: str) -> TpuSlice:
     """Turns a slice's name, v5e-256 or v5p-4x4x8, into the slice.
 

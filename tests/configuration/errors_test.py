@@ -197,3 +197,11 @@ def test_verbosity_brings_the_traceback(capsys):
     assert outcome.code == 2
     assert "Traceback" in outcome.stderr
     assert "expected an int" in outcome.stderr
+
+
+def test_a_misspelled_file_is_told_alone(capsys):
+    """The macros that the file would have used are no mistakes of their own."""
+    outcome = invoke(capsys, ["--gin_file=runs/pretran.gin", "--gin.MODEL_DIR='a'", "--gin.TRAIN_STEPS=3"])
+    assert outcome.code == 2
+    assert "there is no gin file 'runs/pretran.gin'" in outcome.stderr
+    assert "nothing in the gin files uses" not in outcome.stderr

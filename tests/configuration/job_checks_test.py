@@ -40,6 +40,7 @@ def test_a_batch_that_does_not_divide_is_told(job, microbatches, shards, fitting
     with pytest.raises(ConfigError, match=rf"batch_size = 24 .*{shards} data-parallel") as caught:
         check_batch(job, shards)
     assert f"--gin.BATCH_SIZE to {fitting}," in str(caught.value)
+    assert ("--gin.NUM_MICROBATCHES" in str(caught.value)) == (microbatches > 1)  # the macro; one part is the least
     assert caught.value.exit_code == 2
 
 

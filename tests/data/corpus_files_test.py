@@ -65,6 +65,8 @@ def test_empty_glob_is_an_error(corpus_dir):
     """Guards against a mistyped glob that passes silently beside one that matches."""
     with pytest.raises(DataError, match=r"nothing\*\.txt.*Documents\.paths"):
         corpus_files(Documents(paths=(f"{corpus_dir}/part0/*", f"{corpus_dir}/nothing*.txt")), "train")
+    with pytest.raises(DataError, match=r"never read from gs://: write '/gcs/my-runs/\*\.txt'"):
+        corpus_files(Documents(paths=("gs://my-runs/*.txt",)), "train")
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 1 - 1e-9])

@@ -250,6 +250,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"abc\xed")
     for changes, message in (
         ({"prompts": str(tmp_path / "no*.jsonl")}, r"No file matches '.*no\*\.jsonl' \(InferJob\.prompts"),
+        ({"prompts": "gs://my-runs/a.jsonl"}, r"never read from gs://: write '/gcs/my-runs/a\.jsonl'"),
         ({"prompts": str(tmp_path)}, r"is a folder, not a file \(InferJob\.prompts\)"),
         ({"prompts": str(tmp_path / "blank.jsonl")}, r"There is no prompt in .*blank\.jsonl"),
         ({"prompts": str(tmp_path / "empty.txt"), "prompt_format": "text"}, r"empty\.txt: an empty text"),

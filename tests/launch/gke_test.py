@@ -221,7 +221,24 @@ def test_the_commands_that_follow_go_to_the_same_cluster():
     launch = rendered("gke", "v5e-16", cluster="west", namespace="research")
     commands = [shlex.split(command) for command in (shlex.join(launch.command), *dict(launch.next_steps).values())]
     assert [command[:3] for command in commands] == [
-        ["kubectl", "--context=west", verb] for verb in ("create", "get", "delete")
+        ["kubectl", "--context=west", verb] for verb in ("create", "get", "logs", "delete")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "label", "pods"),
+    [
+        (RUN, {"num_slices": 2}, "jobset.sigs.k8s.io/jobset-name", 8),
+        (SCAN, {"slice_name": "v5e-4", "shards": 3}, "batch.kubernetes.io/job-name", 3),
+    ],
+)
+def test_the_logs_of_all_pods(run, settings, label, pods):
+    """Lines that nobody finds who has not learnt how JobSet names pods; kubectl follows 5 pods unless told more."""
+    values = {"slice_name": "v5e-16", **settings}
+    (command,) = [step for purpose, step in rendered("gke", run=run, **values).next_steps if purpose == "logs"]
+    assert shlex.split(command) == [
+        *("kubectl", "logs", f"--selector={label}=tiny", "--namespace=default"),
+        *("--prefix", "--follow", f"--max-log-requests={pods}"),
     ]
 
 

@@ -20,7 +20,8 @@ from launching import NEEDED, RUN, SCAN, flags, rendered
         ("tpu_vm", "v5-256", {}, "Nearest: v5p-256, v5e-256"),
         ("slurm", "h100-12", {}, "Nearest: h100-8, h100-16."),
         ("slurm", "h10-8", {}, "Nearest: h100-8"),
-        ("slurm", "v5e-256", {}, "'v5e-256' is no set of GPUs."),
+        ("slurm", "v5e-16", {}, "--platform=slurm has GPUs, as h100-16; TPU slices are for --platform=gke, xpk, tpu"),
+        ("gke", "h100-16", {}, "--platform=gke has TPU slices, as v5e-256; GPUs are for --platform=slurm."),
         ("gke", "v5e-4", {"bucket": ("gs://my-runs/folder",)}, "--bucket=gs://my-runs/folder is no name of a bucket"),
         ("gke", "v5e-4", {"name": "Tiny_1"}, "--name=Tiny_1: allowed are small letters"),
         ("gke", "v5e-4", {"name": "a" * 41}, "at most 40 characters"),
@@ -49,6 +50,7 @@ def test_what_is_missing_is_told_at_once(platform):
     """The one who forgets three settings learns of them in three tries."""
     with pytest.raises(ConfigError) as caught:
         LaunchConfig(platform=platform)
+    assert f"--platform={platform} needs more settings, such as --name=" in str(caught.value)  # not that very value
     for name in ("name", "slice", *NEEDED[platform]):
         assert f" --{name}=" in str(caught.value)
 
@@ -72,6 +74,55 @@ def test_results_on_a_machine_that_goes_are_refused(platform):
         rendered(platform, "v5e-8", [*RUN, "--gin.MODEL_DIR='runs/tiny'"])
     assert "TrainJob.model_dir = 'runs/tiny' is on the machine's own disk" in str(caught.value)
     assert "'gs://my-runs/...'" in str(caught.value)
+
+
+INFER = ("--run_mode=infer", "--gin_file=runs/infer.gin", "--gin.CHECKPOINT_PATH='gs://my-runs/a'")
+TOKENIZER = ("--gin.VOCABULARY=@SentencePieceVocabulary()", "--gin.SentencePieceVocabulary.path='a.model'")
+
+
+@pytest.mark.parametrize(
+    ("run", "setting", "copy", "value"),
+    [
+        ([*RUN, "--gin.Documents.paths=['text/**']"], "Documents.paths", "text gs://my-runs/", "text/**"),
+        (
+            [*RUN, "--gin.MIXTURE_OR_TASK_NAME='instructions'", "--gin.Instructions.paths=['/home/me/flan/*.gz']"],
+            "Instructions.paths",
+            "/home/me/flan gs://my-runs/",
+            "flan/*.gz",
+        ),
+        ([*INFER, "--gin.PROMPTS='a.jsonl'"], "InferJob.prompts", "a.jsonl gs://my-runs/", "a.jsonl"),
+        ([*RUN, *TOKENIZER], "SentencePieceVocabulary.path", "a.model gs://my-runs/", "a.model"),
+        ([*SCAN, "--gin.CHECKPOINTS={'a': 'runs/a'}"], "ScanJob.checkpoints", "runs/a gs://my-runs/", "a"),
+    ],
+)
+def test_data_that_stay_behind_are_refused(tmp_path, capsys, run, setting, copy, value):
+    """Sixteen chips that find no file: it lies on the disk of the one who gave the command."""
+    outcome = invoke(capsys, ["launch", "render", *flags("gke", "v5e-1", output_dir=str(tmp_path)), *run])
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith(f"{setting} = ")
+    assert "is on a disk of this machine, which the run's machines do not see." in outcome.stderr
+    assert f"gcloud storage cp --recursive {copy}\n" in outcome.stderr
+    root = "gs:/" if setting == "ScanJob.checkpoints" else "/gcs"
+    assert f"set it to '{root}/my-runs/{value}'" in outcome.stderr
+    # The nodes of a Slurm cluster share their files, and a pod reads what is mounted.
+    outcome = invoke(capsys, ["launch", "render", *flags("slurm", "h100-1", output_dir=str(tmp_path)), *run])
+    assert outcome.code == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("platform", ["gke", "slurm"])
+def test_files_are_not_read_from_gs(tmp_path, capsys, platform):
+    """A glob in a bucket that matches nothing, after the wait for a slice; without any, a corpus nobody asked for."""
+    line = ["launch", "render", *flags(platform, {"gke": "v5e-8", "slurm": "h100-8"}[platform]), *RUN]
+    line = [*line, f"--output_dir={tmp_path}"]
+    outcome = invoke(capsys, [*line, "--gin.Documents.paths=['gs://my-runs/text/*.txt']"])
+    assert outcome.code == 2
+    assert "Documents.paths = 'gs://my-runs/text/*.txt': files are never read from gs://; " in outcome.stderr
+    assert ("/gcs/my-runs/text/*.txt" in outcome.stderr) == (platform == "gke")
+    note = "note: no Documents.paths: the task 'documents' reads the sources of Python's standard library"
+    assert note in invoke(capsys, line).stdout.splitlines()
+    outcome = invoke(capsys, [*line, "--gin.Documents.paths=['/gcs/my-runs/text/*.txt']"])
+    assert outcome.code == 0, outcome.stderr
+    assert "note:" not in outcome.stdout
 
 
 @pytest.mark.parametrize(("platform", "slice_name"), [("gke", "v5e-16"), ("xpk", "v6e-8"), ("slurm", "h100-16")])
@@ -120,11 +171,34 @@ def test_the_run_knows_its_slices(platform):
     assert told not in "".join(same.files.values())
 
 
+@pytest.mark.parametrize("platform", ["gke", "slurm"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--gin.BATCH_SIZE=16", "does not divide over 64 data-parallel devices; it must be a multiple of 64."),
+        ("--gin.FSDP_PARALLELISM=None", "does not divide over the 64 devices of mesh axis 'fsdp'"),
+        ("--gin.MODEL_PARALLELISM=3", "MeshConfig.model_parallelism = 3 does not divide the 64 devices"),
+        ("--gin.MeshConfig.num_devices=8", "MeshConfig.num_devices = 8, .own_process = False in a job of"),
+    ],
+)
+def test_a_run_that_its_devices_cannot_hold(tmp_path, capsys, platform, more, message):
+    """A batch, a mesh or a model that does not divide over the slice: refused by the run, after hours in a queue."""
+    slice_name = {"gke": "v5e-64", "slurm": "h100-64"}[platform]
+    run = [*RUN, "--gin.BATCH_SIZE=64", "--gin.TransformerConfig.vocab_size=260", "--gin.TransformerConfig.emb_dim=72"]
+    outcome = invoke(capsys, ["launch", "render", *flags(platform, slice_name, output_dir=str(tmp_path)), *run, more])
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert f"On {slice_name}, 64 chips: " in outcome.stderr
+    assert message in outcome.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ("--slice=v5e-250", "'v5e-250' is no TPU slice."),
         ("--num_slice=2", "Did you mean: num_slices"),
+        ("--num_slice=2", "(famjax launch --help lists the flags)"),
+        ("--retries=lots", "flag --retries=lots; expected: a whole number. (famjax launch --help"),
         ("--num_slices=two", "--num_slices"),
         ("--capacity=cheap", "should be one of <on_demand|spot|reserved>"),
         ("--dry_run", "--dry_run is for this machine"),
@@ -147,7 +221,7 @@ def test_mistakes_on_the_command_line(capsys, more, message):
 def test_a_launch_file_and_flags(tmp_path, capsys):
     """A flag that the file wins over, or a mistake in the file that is told without its place."""
     file = tmp_path / "cluster.gin"
-    line = ["launch", "render", f"--launch_file={file}", f"--output_dir={tmp_path}", *RUN]
+    line = ["launch", "render", f"--launch_file={file}", f"--output_dir={tmp_path}", *RUN, "--gin.BATCH_SIZE=256"]
     own = ["--name=tiny", "--bucket=gs://my-runs", "--cluster=flag"]
     file.write_text("LaunchConfig.platform = 'xpk'\nLaunchConfig.cluster = 'file'\nLaunchConfig.image = 'image'\n")
     outcome = invoke(capsys, [*line, *own, "--slice=v5e-256"])

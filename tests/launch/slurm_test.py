@@ -69,6 +69,7 @@ def clients(tmp_path, monkeypatch):
     clients = Clients(tmp_path / "bin")
     clients.add_script("srun", SRUN)
     clients.add("scontrol")
+    clients.add("squeue", (0, "RUNNING\n"))
     return clients
 
 
@@ -100,6 +101,27 @@ def test_what_goes_back_to_the_queue(clients, codes, requeued):
         clients.add_script("famjax", f"#!/bin/bash\nexit $((SLURM_PROCID ? {code} : 0))\n")
         assert run(clients, launch).returncode == code
     assert clients.calls("scontrol") == [["requeue", "77"]] * requeued
+
+
+@pytest.mark.parametrize("state", ["COMPLETING\n", "CANCELLED\n", ""])
+@pytest.mark.parametrize("code", [143, 1])
+def test_a_cancelled_job_stays_cancelled(clients, state, code):
+    """`scancel` stops the processes as the time limit does: the script puts what it ended back into the queue."""
+    clients.add("squeue", (0, state))
+    clients.add_script("famjax", f"#!/bin/bash\nexit {code}\n")
+    process = run(clients, rendered("slurm", "h100-16", retries=2))
+    assert process.returncode == code
+    assert clients.calls("squeue") == [["--noheader", "--jobs=77", "--format=%T"]]
+    assert clients.calls("scontrol") == []
+    assert f"the job's state is {state.strip() or 'unknown'}, not RUNNING: not started again." in process.stdout
+
+
+def test_the_memory_of_gpus_is_used(clients):
+    """A plan that fits into 80 GB, and a run that ends for want of memory at 75 % of them, which is jax's default."""
+    clients.add_script("famjax", '#!/bin/bash\necho "fraction $XLA_PYTHON_CLIENT_MEM_FRACTION"\n')
+    assert run(clients, rendered("slurm", "h100-16")).stdout.count("fraction 0.9") == 2
+    own = rendered("slurm", "h100-16", env=("XLA_PYTHON_CLIENT_MEM_FRACTION=.5",))
+    assert run(clients, own).stdout.count("fraction .5") == 2
 
 
 def test_stopping_is_left_to_the_processes(clients):

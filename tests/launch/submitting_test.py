@@ -164,9 +164,13 @@ def test_render_calls_nothing(capsys, clients, tmp_path):
     outcome = invoke(capsys, ["launch", "render", *flags("gke", "v5e-16"), *RUN])
     assert outcome.code == 0
     assert not list(clients.folder.glob("*.calls"))
-    assert outcome.stdout.splitlines()[:3] == [
+    note, *lines = outcome.stdout.splitlines()
+    assert note == "note: no Documents.paths: the task 'documents' reads the sources of Python's standard library"
+    assert lines[:3] == [
         "wrote launched/tiny/jobset.yaml",
         "submit with:",
         "  kubectl create --filename=launched/tiny/jobset.yaml",
     ]
     assert outcome.stderr == ""
+    again = invoke(capsys, ["launch", "render", *flags("gke", "v5e-16"), *RUN]).stdout.splitlines()
+    assert again[1] == "overwrote launched/tiny/jobset.yaml"  # of another run, perhaps

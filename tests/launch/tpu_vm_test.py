@@ -76,6 +76,16 @@ def test_only_the_first_host_hands_the_machines_back(clients, place):
     assert not [call for call in clients.calls("gcloud") if "delete" in call]
 
 
+def test_an_image_that_is_not_there(clients):
+    """A log that says famjax failed, where it never ran: the mistake is looked for in the run."""
+    clients.add_script("docker", "#!/bin/bash\n[[ $1 != pull ]]\n")
+    process = run(clients, rendered("tpu_vm", "v5e-16").files["startup.sh"])
+    assert process.returncode == 1
+    assert "the image registry/famjax:1 could not be pulled; famjax was not started." in process.stdout
+    assert "famjax exited" not in process.stdout
+    assert [call for call in clients.calls("gcloud") if "delete" in call]
+
+
 def test_startup_brings_gin_files_and_buckets(tmp_path, clients):
     """A run without the user's gin files, or without its data."""
     (tmp_path / "mine.gin").write_text("BATCH_SIZE = 4  # $HOME `date`\n")

@@ -1,5 +1,7 @@
 """Which job a process belongs to, and who is named where one does not start."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ from famjax.pods import connecting
 from famjax.pods.connecting import JobAddress, connect, find_job
 from famjax.pods.heartbeats import Process, write_heartbeat
 from famjax.pods.hosts_config import HostsConfig
+from process_pair import free_port
 
 SLURM = {
     "SLURM_JOB_ID": "4096",
@@ -145,6 +148,35 @@ def test_all_are_there_and_do_not_reach_each_other(tmp_path, never):
     """Guards against a closed port that is told as a missing process."""
     with pytest.raises(HostsError, match=r"all processes have started, but not all reach 10\.0\.0\.1:80"):
         connect(JobAddress("10.0.0.1:80", 1, 0), LIMITS, epath.Path(tmp_path))
+
+
+CONNECT = """
+import sys
+from etils import epath
+from famjax.errors import FamjaxError
+from famjax.pods.connecting import JobAddress, connect
+from famjax.pods.hosts_config import HostsConfig
+index, count, port, folder = sys.argv[1:]
+try:
+    job = JobAddress(f"localhost:{port}", int(count), int(index))
+    connect(job, HostsConfig(connect_seconds=120), epath.Path(folder))
+except FamjaxError as error:
+    print(f"{error.exit_code}: {error}", flush=True)
+"""
+
+
+def test_processes_that_do_not_agree_on_their_number(tmp_path):
+    """Guards against a job of fewer processes than were started, which computes something else without a word."""
+    port = str(free_port())
+    command = [sys.executable, "-c", CONNECT]
+    processes = [
+        subprocess.Popen([*command, str(index), count, port, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for index, count in enumerate("23")
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert "2: The processes of this job do not agree on how many they are: " in output
+        assert "process 0 one of 2, process 1 one of 3. Start all with the same --process_count." in output
 
 
 def test_what_jax_says_is_passed_on(tmp_path, monkeypatch):
