@@ -84,7 +84,7 @@ def test_one_file_has_one_split(tmp_path):
     (tmp_path / "0.txt").write_text("text")
     config = Documents(paths=(f"{tmp_path}/0.txt",), validation_fraction=1e-9)
     assert names(config, "train") == ["0.txt"]
-    with pytest.raises(DataError, match=r"none of the 1 files.*--gin\.TrainJob\.eval_data=None"):
+    with pytest.raises(DataError, match=r"none of the 1 file \(.*--gin\.TrainJob\.eval_data=None"):
         corpus_files(config, "validation")
 
 
