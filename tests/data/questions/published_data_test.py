@@ -70,7 +70,7 @@ def test_bad_records_stop_or_are_counted(tmp_path):
 def test_an_empty_split_is_an_error(tmp_path):
     """Guards against an evaluation over nothing."""
     path = write_rows(tmp_path / "a.jsonl", [{"text": "no summary"}])
-    with pytest.raises(DataError, match=r"train split of XLSum has no record, in 1 files.*'missing_field': 1"):
+    with pytest.raises(DataError, match=r"train split of XLSum has no record, in 1 file .*'missing_field': 1"):
         open_dataset(XLSum(paths=(path,), bad_records="skip"), "train")
 
 
