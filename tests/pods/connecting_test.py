@@ -1,5 +1,6 @@
 """Which job a process belongs to, and who is named where one does not start."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -122,23 +123,30 @@ def never(monkeypatch):
     monkeypatch.setattr(connecting, "_initialize", lambda job, config: threading.Event().wait(10))
 
 
-def test_the_missing_are_named(tmp_path, never):
-    """Guards against jax's own end of the wait, which names nobody, and against naming the wrong ones."""
-    folder, stop = epath.Path(tmp_path), threading.Event()
-    write_heartbeat(folder, Process(2, 4, "node-2"), "training", 7)  # of the last run
+@contextlib.contextmanager
+def beating(folder, process, phase):
+    """Another process writes its heartbeat again and again."""
+    stop = threading.Event()
 
-    def start_late() -> None:
+    def beat() -> None:
         while not stop.wait(0.02):
-            write_heartbeat(folder, Process(1, 4, "node-1"), "connecting")
+            write_heartbeat(folder, process, phase)
 
-    thread = threading.Thread(target=start_late)
+    thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(HostsError) as error:
-            connect(JobAddress("10.0.0.1:80", 4, 0), LIMITS, folder)
+        yield
     finally:
         stop.set()
         thread.join()
+
+
+def test_the_missing_are_named(tmp_path, never):
+    """Guards against jax's own end of the wait, which names nobody, and against naming the wrong ones."""
+    folder = epath.Path(tmp_path)
+    write_heartbeat(folder, Process(2, 4, "node-2"), "training", 7)  # of the last run
+    with beating(folder, Process(1, 4, "node-1"), "connecting"), pytest.raises(HostsError) as error:
+        connect(JobAddress("10.0.0.1:80", 4, 0), LIMITS, folder)
     assert "Missing: process 2 (last seen on node-2), process 3 (never seen)." in str(error.value)
     assert "--gin.HostsConfig.connect_seconds" in str(error.value)
     assert error.value.exit_code == 7
@@ -200,22 +208,12 @@ def connected(monkeypatch):
 @pytest.mark.parametrize("all_there", [False, True])
 def test_devices_that_do_not_start(tmp_path, connected, monkeypatch, all_there):
     """Guards against a wait in libtpu for a host that has gone, which no signal ends and which names nobody."""
-    folder, stop = epath.Path(tmp_path), threading.Event()
-    monkeypatch.setattr(connecting.jax, "devices", lambda: stop.wait(10))
-    write_heartbeat(folder, Process(1, 2, "node-1"), "connecting")
-
-    def beat() -> None:
-        while all_there and not stop.wait(0.02):
-            write_heartbeat(folder, Process(1, 2, "node-1"), "starting its devices")
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(HostsError) as error:
-            connect(JobAddress("10.0.0.1:80", 2, 0), LIMITS, folder)
-    finally:
-        stop.set()
-        thread.join()
+    folder, other = epath.Path(tmp_path), Process(1, 2, "node-1")
+    monkeypatch.setattr(connecting.jax, "devices", lambda: threading.Event().wait(10))
+    write_heartbeat(folder, other, "connecting")
+    beats = beating(folder, other, "starting its devices") if all_there else contextlib.nullcontext()
+    with beats, pytest.raises(HostsError) as error:
+        connect(JobAddress("10.0.0.1:80", 2, 0), LIMITS, folder)
     assert "has joined its job, and waited 0.3 s for its devices" in str(error.value)
     gone = "Gone since the processes found each other: process 1 (last seen on node-1)."
     assert ("All processes are there: " if all_there else gone) in str(error.value)
